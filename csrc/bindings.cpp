@@ -1,0 +1,224 @@
+// The Python module: conversions only.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/decoder.h"
+#include "core/error.h"
+#include "kernels/kernels.h"
+
+namespace nb = nanobind;
+
+namespace glimmer {
+namespace {
+
+template <class T>
+using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using OutVector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using OutMatrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Tables = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+const char* error_class(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kInvalidParameter:
+      return "InvalidParameterError";
+    case ErrorKind::kMalformedCheckpoint:
+      return "MalformedCheckpointError";
+    case ErrorKind::kUnsupportedTensorType:
+      return "UnsupportedTensorTypeError";
+    case ErrorKind::kUnsupportedArchitecture:
+      return "UnsupportedArchitectureError";
+    case ErrorKind::kUnknownInstructionSet:
+      return "UnknownInstructionSetError";
+    case ErrorKind::kOutOfMemory:
+      return "OutOfMemoryError";
+  }
+  return "GlimmerError";
+}
+
+// Arrays of one value per logit row.
+struct Sampling {
+  Vector<float> temperature;
+  Vector<int32_t> top_k;
+  Vector<float> top_p, min_p;
+  Vector<uint64_t> seed;
+  Vector<int64_t> position;
+  Vector<float> repetition_penalty, presence_penalty, frequency_penalty;
+  Vector<int32_t> history, history_offsets, prompt_lengths;
+  Vector<int32_t> bias_ids;
+  Vector<float> bias_values;
+  Vector<int32_t> bias_offsets;
+
+  template <class T>
+  static std::span<const T> piece(const Vector<T>& flat, const Vector<int32_t>& offsets, size_t i) {
+    return {flat.data() + offsets(i), flat.data() + offsets(i + 1)};
+  }
+  RowSampling row(size_t i) const {
+    return {.temperature = temperature(i),
+            .top_k = top_k(i),
+            .top_p = top_p(i),
+            .min_p = min_p(i),
+            .seed = seed(i),
+            .position = position(i),
+            .repetition_penalty = repetition_penalty(i),
+            .presence_penalty = presence_penalty(i),
+            .frequency_penalty = frequency_penalty(i),
+            .history = piece(history, history_offsets, i),
+            .prompt_length = prompt_lengths(i),
+            .bias_ids = piece(bias_ids, bias_offsets, i),
+            .bias_values = piece(bias_values, bias_offsets, i)};
+  }
+};
+
+void step(Decoder& decoder, KVCache& cache, Vector<int32_t> token_ids, Vector<int32_t> positions,
+          Vector<int32_t> query_lengths, Vector<int32_t> kv_lengths, Tables block_tables,
+          Vector<int32_t> logit_rows, std::optional<Sampling> sampling, int num_logprobs,
+          std::optional<OutMatrix<float>> logits, OutVector<int32_t> out_ids,
+          OutVector<float> out_logprobs, OutMatrix<int32_t> out_top_ids,
+          OutMatrix<float> out_top_logprobs) {
+  std::vector<RowSampling> rows;
+  for (size_t i = 0; sampling && i < logit_rows.shape(0); ++i) rows.push_back(sampling->row(i));
+  const StepInput input{.num_tokens = static_cast<int>(token_ids.shape(0)),
+                        .token_ids = token_ids.data(),
+                        .positions = positions.data(),
+                        .num_sequences = static_cast<int>(query_lengths.shape(0)),
+                        .query_lengths = query_lengths.data(),
+                        .kv_lengths = kv_lengths.data(),
+                        .max_blocks = static_cast<int>(block_tables.shape(1)),
+                        .block_tables = block_tables.data(),
+                        .num_logit_rows = static_cast<int>(logit_rows.shape(0)),
+                        .logit_rows = logit_rows.data(),
+                        .sampling = sampling ? rows.data() : nullptr,
+                        .num_logprobs = num_logprobs};
+  const StepOutput output{.logits = logits ? logits->data() : nullptr,
+                          .token_ids = out_ids.data(),
+                          .logprobs = out_logprobs.data(),
+                          .top_ids = out_top_ids.data(),
+                          .top_logprobs = out_top_logprobs.data()};
+  const nb::gil_scoped_release released;
+  decoder.step(cache, input, output);
+}
+
+}  // namespace
+}  // namespace glimmer
+
+NB_MODULE(_core, m) {
+  using namespace glimmer;
+
+  nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+    try {
+      std::rethrow_exception(p);
+    } catch (const Error& e) {
+      PyErr_SetString(nb::module_::import_("glimmer.errors").attr(error_class(e.kind())).ptr(),
+                      e.what());
+    }
+  });
+
+  m.attr("BLOCK_SIZE") = kPageTokens;
+  m.def("instruction_sets", [] {
+    std::vector<std::string> names;
+    for (const InstructionSet& set : instruction_sets()) names.push_back(set.name);
+    return names;
+  });
+  m.def("find_instruction_set",
+        [](const std::string& name) { return find_instruction_set(name).name; });
+  m.def("dtypes", [] {
+    std::vector<std::string> names;
+    for (const DTypeInfo& type : kDTypes) names.push_back(type.name);
+    return names;
+  });
+
+  nb::enum_<Form>(m, "Form").value("int8", Form::kInt8).value("int16", Form::kInt16);
+  nb::enum_<KVDType>(m, "KVDType").value("float32", KVDType::kF32).value("float16", KVDType::kF16);
+  nb::enum_<Norm>(m, "Norm").value("rms", Norm::kRms).value("layer", Norm::kLayer);
+  nb::enum_<NormPlace>(m, "NormPlace")
+      .value("pre", NormPlace::kPre)
+      .value("sandwich", NormPlace::kSandwich);
+  nb::enum_<Residual>(m, "Residual")
+      .value("input", Residual::kInput)
+      .value("normed", Residual::kNormed);
+  nb::enum_<Mask>(m, "Mask").value("causal", Mask::kCausal).value("prefix", Mask::kPrefix);
+  nb::enum_<Mlp>(m, "Mlp").value("swiglu", Mlp::kSwiGlu).value("gelu_tanh", Mlp::kGeluTanh);
+  nb::enum_<RopePairing>(m, "RopePairing")
+      .value("interleaved", RopePairing::kInterleaved)
+      .value("half", RopePairing::kHalf);
+  nb::enum_<RopePositions>(m, "RopeDimensions")
+      .value("one", RopePositions::k1d)
+      .value("two", RopePositions::k2d);
+
+  nb::class_<Architecture>(m, "Architecture")
+      .def(nb::init<>())
+      .def("check", &Architecture::check)
+      .def_rw("vocab_size", &Architecture::vocab_size)
+      .def_rw("hidden_size", &Architecture::hidden_size)
+      .def_rw("num_layers", &Architecture::num_layers)
+      .def_rw("num_heads", &Architecture::num_heads)
+      .def_rw("num_kv_heads", &Architecture::num_kv_heads)
+      .def_rw("head_dim", &Architecture::head_dim)
+      .def_rw("intermediate_size", &Architecture::intermediate_size)
+      .def_rw("norm", &Architecture::norm)
+      .def_rw("norm_place", &Architecture::norm_place)
+      .def_rw("norm_eps", &Architecture::norm_eps)
+      .def_rw("residual", &Architecture::residual)
+      .def_rw("residual_scale", &Architecture::residual_scale)
+      .def_rw("rope_dims", &Architecture::rope_dims)
+      .def_rw("rope_base", &Architecture::rope_base)
+      .def_rw("rope_linear_scale", &Architecture::rope_linear_scale)
+      .def_rw("rope_pairing", &Architecture::rope_pairing)
+      .def_rw("rope_positions", &Architecture::rope_positions)
+      .def_rw("rope_half_frequencies", &Architecture::rope_half_frequencies)
+      .def_rw("mask", &Architecture::mask)
+      .def_rw("mlp", &Architecture::mlp)
+      .def_rw("qkv_bias", &Architecture::qkv_bias)
+      .def_rw("attention_out_bias", &Architecture::attention_out_bias)
+      .def_rw("mlp_bias", &Architecture::mlp_bias)
+      .def_rw("qk_norm", &Architecture::qk_norm)
+      .def_rw("num_experts", &Architecture::num_experts)
+      .def_rw("prefix_length", &Architecture::prefix_length)
+      .def_rw("tied_head", &Architecture::tied_head);
+
+  nb::class_<KVCache>(m, "KVCache")
+      .def("__init__",
+           [](KVCache* self, const Decoder& decoder, KVDType dtype, int num_blocks) {
+             new (self) KVCache(decoder.architecture(), dtype, num_blocks);
+           })
+      .def_prop_ro("num_blocks", &KVCache::num_blocks);
+  m.def("kv_block_bytes", &KVCache::block_bytes);
+
+  nb::class_<Sampling>(m, "Sampling")
+      .def(nb::init<Vector<float>, Vector<int32_t>, Vector<float>, Vector<float>, Vector<uint64_t>,
+                    Vector<int64_t>, Vector<float>, Vector<float>, Vector<float>, Vector<int32_t>,
+                    Vector<int32_t>, Vector<int32_t>, Vector<int32_t>, Vector<float>,
+                    Vector<int32_t>>());
+
+  nb::class_<Decoder>(m, "Decoder")
+      .def(nb::init<const Architecture&, int, const std::string&, Form>())
+      .def_prop_ro("isa", [](const Decoder& d) { return d.isa().name; })
+      .def_prop_ro("num_threads", [](Decoder& d) { return d.pool().num_threads(); })
+      .def_prop_ro("packed_bytes", [](Decoder& d) { return d.weights().packed_bytes(); })
+      .def("load",
+           [](Decoder& d, const std::string& name, const std::string& dtype,
+              const std::vector<int64_t>& shape, Vector<uint8_t> data,
+              const std::optional<std::string>& target) {
+             const DType stored = dtype_from_name(dtype);
+             const std::optional<DType> kept =
+                 target ? std::optional(dtype_from_name(*target)) : std::nullopt;
+             const nb::gil_scoped_release released;
+             d.weights().load(name, stored, shape, {data.data(), data.size()}, kept, d.pool());
+           })
+      .def("finish", [](Decoder& d) { d.weights().finish(); })
+      .def("step", &step, nb::arg("cache"), nb::arg("token_ids"), nb::arg("positions"),
+           nb::arg("query_lengths"), nb::arg("kv_lengths"), nb::arg("block_tables"),
+           nb::arg("logit_rows"), nb::arg("sampling").none(), nb::arg("num_logprobs"),
+           nb::arg("logits").none(), nb::arg("out_ids"), nb::arg("out_logprobs"),
+           nb::arg("out_top_ids"), nb::arg("out_top_logprobs"));
+}

@@ -1,0 +1,76 @@
+// Attention of a whole batch over the paged cache, cut into pieces that threads take in any order.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/architecture.h"
+#include "core/kv_cache.h"
+#include "kernels/kernels.h"
+
+namespace glimmer {
+
+class Attention {
+ public:
+  Attention(const Architecture& architecture, const Kernels& kernels, int num_threads);
+
+  // Cuts a batch into items; the same for every layer of a step.
+  void plan(int num_sequences, const int32_t* query_lengths, const int32_t* kv_lengths,
+            const int32_t* block_tables, int max_blocks);
+
+  int num_items() const { return static_cast<int>(items_.size()); }
+
+  // queries and out are [num_tokens] rows, `query_stride` and [num_heads * head_dim] apart.
+  void run(int thread, int item, const KVCache& cache, int layer, const float* queries,
+           size_t query_stride, float* out);
+
+ private:
+  // Up to 16 query rows of one sequence that share a KV head: (token, head in group), token first.
+  struct Unit {
+    int head;         // KV head
+    int first_token;  // of the sequence in the batch
+    int first_row, rows;
+    int first_position;  // cache position of the sequence's first new token
+    int keys;            // that the last row sees
+    const int32_t* block_table;
+    int first_item, num_items;
+  };
+  struct Item {
+    int unit;
+    int first_split, last_split;
+  };
+  // Of 16 rows: the softmax's running maximum and sum, and the unnormalised output.
+  struct State {
+    float* maximum;
+    float* sum;
+    float* out;
+  };
+  struct Scratch {
+    std::vector<float> queries, kernel, state, split;
+  };
+
+  size_t state_floats() const;
+  State state_at(float* p) const;
+  void pack_queries(const Unit& unit, const float* queries, size_t stride, float* packed) const;
+  void attend(const Unit& unit, const Item& item, const KVCache& cache, int layer, Scratch& scratch,
+              State state) const;
+  void merge(const Unit& unit, int split, State from, State into) const;
+  void finish(const Unit& unit, State state, float* out) const;
+  int visible(const Unit& unit, int row) const {  // keys that a row sees
+    return unit.first_position + (unit.first_row + row) / architecture_.group_size() + 1;
+  }
+
+  const Architecture& architecture_;
+  const Kernels& kernels_;
+  const int num_threads_;
+  const int channels_;
+  std::vector<Unit> units_;
+  std::vector<Item> items_;
+  std::vector<Scratch> scratch_;              // one per thread
+  std::vector<float> partial_;                // a state per item, where a unit has several
+  std::vector<std::atomic<int>> unfinished_;  // items of each unit
+};
+
+}  // namespace glimmer

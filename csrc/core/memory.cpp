@@ -1,0 +1,62 @@
+#include "core/memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "core/error.h"
+
+namespace glimmer {
+namespace {
+
+constexpr size_t kLargePage = size_t{2} << 20;
+constexpr size_t kChunk = size_t{64} << 20;
+
+constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+}  // namespace
+
+Pages::Pages(size_t bytes) {
+  if (bytes == 0) return;
+  // Kernels prefetch a little past the end of a strip, which never faults, so no tail is needed.
+  size_ = round_up(bytes, kLargePage);
+  void* p = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) {
+    throw Error(ErrorKind::kOutOfMemory,
+                "The system refused " + std::to_string(bytes >> 20) +
+                    " MiB of memory. Free some, or ask for a smaller context or model.");
+  }
+  data_ = static_cast<uint8_t*>(p);
+#ifdef MADV_HUGEPAGE
+  madvise(p, size_, MADV_HUGEPAGE);  // a wish: without it everything works, a tenth slower
+#endif
+}
+
+Pages::~Pages() {
+  if (data_) munmap(data_, size_);
+}
+
+Pages::Pages(Pages&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+Pages& Pages::operator=(Pages&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+uint8_t* Arena::allocate(size_t bytes) {
+  bytes = round_up(bytes, 64);
+  if (bytes > left_) {
+    chunks_.emplace_back(std::max(bytes, kChunk));
+    left_ = chunks_.back().size();
+  }
+  uint8_t* p = chunks_.back().data() + chunks_.back().size() - left_;
+  left_ -= bytes;
+  used_ += bytes;
+  return p;
+}
+
+}  // namespace glimmer

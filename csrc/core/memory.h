@@ -1,0 +1,38 @@
+// Large zeroed memory straight from the operating system.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace glimmer {
+
+// An anonymous mapping, zeroed, on large pages where allowed. Untouched parts cost no memory.
+class Pages {
+ public:
+  Pages() = default;
+  explicit Pages(size_t bytes);  // throws Error(kOutOfMemory)
+  ~Pages();
+  Pages(Pages&& other) noexcept;
+  Pages& operator=(Pages&& other) noexcept;
+  uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Hands out 64-byte aligned pieces of large mappings and frees them all at once.
+class Arena {
+ public:
+  uint8_t* allocate(size_t bytes);
+  size_t used() const { return used_; }
+
+ private:
+  std::vector<Pages> chunks_;
+  size_t left_ = 0;
+  size_t used_ = 0;
+};
+
+}  // namespace glimmer

@@ -1,0 +1,93 @@
+#include "core/thread_pool.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace glimmer {
+namespace {
+
+// Long enough to bridge the serial part of a step, short enough not to burn an idle machine.
+constexpr int kSpinsBeforeSleep = 20000;
+// A team larger than the free cores would otherwise spin against the thread it waits for.
+constexpr int kSpinsBeforeYield = 2000;
+
+inline void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
+  for (int i = 1; i < num_threads_; ++i) threads_.emplace_back([this, i] { work(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  stopping_ = true;
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  for (std::thread& t : threads_) t.join();
+}
+
+void ThreadPool::run(const std::function<void(int)>& task) {
+  const std::lock_guard<std::mutex> turn(running_);
+  const FlushDenormals flush;
+  task_ = &task;
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  task(0);
+  barrier();
+}
+
+void ThreadPool::work(int thread) {
+  const FlushDenormals flush;
+  uint32_t seen = 0;
+  for (;;) {
+    for (int spins = 0; generation_.load(std::memory_order_acquire) == seen; ++spins) {
+      if (spins < kSpinsBeforeSleep) {
+        pause();
+      } else {
+        generation_.wait(seen, std::memory_order_acquire);
+      }
+    }
+    ++seen;
+    if (stopping_) return;
+    (*task_)(thread);
+    barrier();
+  }
+}
+
+void ThreadPool::barrier() {
+  const uint32_t phase = phase_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(num_threads_)) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_release);
+    return;
+  }
+  for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
+    if (spins < kSpinsBeforeYield) {
+      pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+FlushDenormals::FlushDenormals() : saved_(0) {
+#if defined(__x86_64__)
+  saved_ = _mm_getcsr();
+  _mm_setcsr(saved_ | 0x8040);  // flush results and operands
+#endif
+}
+
+FlushDenormals::~FlushDenormals() {
+#if defined(__x86_64__)
+  _mm_setcsr(saved_);
+#endif
+}
+
+}  // namespace glimmer

@@ -1,0 +1,350 @@
+#include "core/weights.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+#include "core/half.h"
+#include "kernels/tiles.h"
+
+namespace glimmer {
+namespace {
+
+template <class T>
+T read(const uint8_t* p) {
+  T value;
+  std::memcpy(&value, p, sizeof(T));
+  return value;
+}
+
+template <class T>
+void write(uint8_t* p, T value) {
+  std::memcpy(p, &value, sizeof(T));
+}
+
+// One stored row to float32.
+void decode_row(DType dtype, const uint8_t* row, int cols, float* out) {
+  const DTypeInfo& type = info(dtype);
+  for (int i = 0; i < cols; i += type.block_size, row += type.block_bytes, out += type.block_size) {
+    switch (dtype) {
+      case DType::kF32:
+        *out = read<float>(row);
+        break;
+      case DType::kF16:
+        *out = half_to_float(read<uint16_t>(row));
+        break;
+      case DType::kBF16:
+        *out = bfloat_to_float(read<uint16_t>(row));
+        break;
+      case DType::kQ8_0: {
+        const float d = half_to_float(read<uint16_t>(row));
+        for (int j = 0; j < 32; ++j) out[j] = d * static_cast<float>(read<int8_t>(row + 2 + j));
+        break;
+      }
+      case DType::kQ4_0: {
+        const float d = half_to_float(read<uint16_t>(row));
+        for (int j = 0; j < 16; ++j) {
+          out[j] = d * static_cast<float>((row[2 + j] & 15) - 8);
+          out[j + 16] = d * static_cast<float>((row[2 + j] >> 4) - 8);
+        }
+        break;
+      }
+      case DType::kQ4_1: {
+        const float d = half_to_float(read<uint16_t>(row));
+        const float m = half_to_float(read<uint16_t>(row + 2));
+        for (int j = 0; j < 16; ++j) {
+          out[j] = d * static_cast<float>(row[4 + j] & 15) + m;
+          out[j + 16] = d * static_cast<float>(row[4 + j] >> 4) + m;
+        }
+        break;
+      }
+    }
+  }
+}
+
+// float32 to one stored row, rounded as GGML's reference quantisers do.
+void encode_row(DType dtype, const float* x, int cols, uint8_t* row) {
+  const DTypeInfo& type = info(dtype);
+  for (int i = 0; i < cols; i += type.block_size, row += type.block_bytes, x += type.block_size) {
+    switch (dtype) {
+      case DType::kF32:
+        write(row, *x);
+        break;
+      case DType::kF16:
+        write(row, float_to_half(*x));
+        break;
+      case DType::kBF16:
+        write(row, float_to_bfloat(*x));
+        break;
+      case DType::kQ8_0: {
+        float largest = 0;
+        for (int j = 0; j < 32; ++j) largest = std::max(largest, std::fabs(x[j]));
+        const float d = largest / 127.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+        write(row, float_to_half(d));
+        for (int j = 0; j < 32; ++j)
+          write(row + 2 + j, static_cast<int8_t>(std::round(x[j] * inverse)));
+        break;
+      }
+      case DType::kQ4_0: {
+        float largest = 0;  // keeps its sign: it becomes -8
+        for (int j = 0; j < 32; ++j) {
+          if (std::fabs(x[j]) > std::fabs(largest)) largest = x[j];
+        }
+        const float d = largest / -8.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+        write(row, float_to_half(d));
+        const auto nibble = [&](float v) {
+          return static_cast<uint8_t>(std::min(15, static_cast<int>(v * inverse + 8.5f)));
+        };
+        for (int j = 0; j < 16; ++j) {
+          row[2 + j] = static_cast<uint8_t>(nibble(x[j]) | (nibble(x[j + 16]) << 4));
+        }
+        break;
+      }
+      case DType::kQ4_1: {
+        const auto [low, high] = std::minmax_element(x, x + 32);
+        const float d = (*high - *low) / 15.0f, inverse = d != 0 ? 1.0f / d : 0.0f, m = *low;
+        write(row, float_to_half(d));
+        write(row + 2, float_to_half(m));
+        const auto nibble = [&](float v) {
+          return static_cast<uint8_t>(std::min(15, static_cast<int>((v - m) * inverse + 0.5f)));
+        };
+        for (int j = 0; j < 16; ++j) {
+          row[4 + j] = static_cast<uint8_t>(nibble(x[j]) | (nibble(x[j + 16]) << 4));
+        }
+        break;
+      }
+    }
+  }
+}
+
+// Row `r` of a strip from its stored form.
+void place_row(DType dtype, const uint8_t* row, int cols, int r, uint8_t* strip) {
+  const DTypeInfo& type = info(dtype);
+  const int blocks = cols / type.block_size;
+  for (int b = 0; b < blocks; ++b, row += type.block_bytes, strip += type.strip_bytes) {
+    switch (dtype) {
+      case DType::kF32:
+        std::memcpy(strip + 4 * r, row, 4);
+        break;
+      case DType::kF16:
+      case DType::kBF16:
+        std::memcpy(strip + 2 * r, row, 2);
+        break;
+      case DType::kQ8_0: {
+        auto* block = reinterpret_cast<Int8Block*>(strip);
+        std::memcpy(&block->scale[r], row, 2);
+        for (int j = 0; j < 8; ++j) std::memcpy(&block->q[j][4 * r], row + 2 + 4 * j, 4);
+        break;
+      }
+      case DType::kQ4_0: {  // a stored byte already pairs inputs i and i + 16
+        auto* block = reinterpret_cast<Int4Block*>(strip);
+        std::memcpy(&block->scale[r], row, 2);
+        for (int j = 0; j < 4; ++j) std::memcpy(&block->q[j][4 * r], row + 2 + 4 * j, 4);
+        break;
+      }
+      case DType::kQ4_1: {
+        auto* block = reinterpret_cast<Int4MinBlock*>(strip);
+        std::memcpy(&block->scale[r], row, 2);
+        std::memcpy(&block->minimum[r], row + 2, 2);
+        for (int j = 0; j < 4; ++j) std::memcpy(&block->q[j][4 * r], row + 4 + 4 * j, 4);
+        break;
+      }
+    }
+  }
+}
+
+// The inverse of place_row.
+void collect_row(DType dtype, const uint8_t* strip, int cols, int r, uint8_t* row) {
+  const DTypeInfo& type = info(dtype);
+  const int blocks = cols / type.block_size;
+  for (int b = 0; b < blocks; ++b, row += type.block_bytes, strip += type.strip_bytes) {
+    switch (dtype) {
+      case DType::kF32:
+        std::memcpy(row, strip + 4 * r, 4);
+        break;
+      case DType::kF16:
+      case DType::kBF16:
+        std::memcpy(row, strip + 2 * r, 2);
+        break;
+      case DType::kQ8_0: {
+        const auto* block = reinterpret_cast<const Int8Block*>(strip);
+        std::memcpy(row, &block->scale[r], 2);
+        for (int j = 0; j < 8; ++j) std::memcpy(row + 2 + 4 * j, &block->q[j][4 * r], 4);
+        break;
+      }
+      case DType::kQ4_0: {
+        const auto* block = reinterpret_cast<const Int4Block*>(strip);
+        std::memcpy(row, &block->scale[r], 2);
+        for (int j = 0; j < 4; ++j) std::memcpy(row + 2 + 4 * j, &block->q[j][4 * r], 4);
+        break;
+      }
+      case DType::kQ4_1: {
+        const auto* block = reinterpret_cast<const Int4MinBlock*>(strip);
+        std::memcpy(row, &block->scale[r], 2);
+        std::memcpy(row + 2, &block->minimum[r], 2);
+        for (int j = 0; j < 4; ++j) std::memcpy(row + 4 + 4 * j, &block->q[j][4 * r], 4);
+        break;
+      }
+    }
+  }
+}
+
+size_t row_bytes(DType dtype, int cols) {
+  return static_cast<size_t>(cols / info(dtype).block_size) * info(dtype).block_bytes;
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text;
+  for (const int64_t n : shape) text += (text.empty() ? "" : ", ") + std::to_string(n);
+  return "[" + text + "]";
+}
+
+}  // namespace
+
+DType dtype_from_name(std::string_view name) {
+  std::string allowed;
+  for (int i = 0; i < kNumDTypes; ++i) {
+    if (name == kDTypes[i].name) return static_cast<DType>(i);
+    allowed += (i ? ", " : "") + std::string(kDTypes[i].name);
+  }
+  throw Error(
+      ErrorKind::kUnsupportedTensorType,
+      "Weights stored as \"" + std::string(name) + "\" cannot be run; supported: " + allowed + ".");
+}
+
+void Matrix::unpack_row(int row, float* out) const {
+  // Only embeddings are read by rows: a few per step, so a detour through the stored form is fine.
+  thread_local std::vector<uint8_t> stored;
+  stored.resize(row_bytes(dtype, cols));
+  collect_row(dtype, data + row / 16 * strip_bytes, cols, row % 16, stored.data());
+  decode_row(dtype, stored.data(), cols, out);
+}
+
+Weights::Weights(const Architecture& a, Form int4_inputs)
+    : layers(a.num_layers), tied_head_(a.tied_head), int4_inputs_(int4_inputs) {
+  expect("embedding.weight", embedding, a.vocab_size, a.hidden_size);
+  for (int i = 0; i < a.num_layers; ++i) {
+    Layer& layer = layers[i];
+    const std::string prefix = "layers." + std::to_string(i) + ".";
+    const auto linear = [&](const char* name, Matrix& m, std::vector<float>& bias, int rows,
+                            int cols, bool has_bias) {
+      expect(prefix + name + ".weight", m, rows, cols);
+      if (has_bias) expect(prefix + name + ".bias", bias, rows);
+    };
+    expect(prefix + "attn_norm.weight", layer.attn_norm, a.hidden_size);
+    linear("attn_q", layer.q, layer.q_bias, a.query_width(), a.hidden_size, a.qkv_bias);
+    linear("attn_k", layer.k, layer.k_bias, a.kv_width(), a.hidden_size, a.qkv_bias);
+    linear("attn_v", layer.v, layer.v_bias, a.kv_width(), a.hidden_size, a.qkv_bias);
+    linear("attn_out", layer.attn_out, layer.attn_out_bias, a.hidden_size, a.query_width(),
+           a.attention_out_bias);
+    expect(prefix + "mlp_norm.weight", layer.mlp_norm, a.hidden_size);
+    linear("mlp_gate", layer.gate, layer.gate_bias, a.intermediate_size, a.hidden_size, a.mlp_bias);
+    linear("mlp_up", layer.up, layer.up_bias, a.intermediate_size, a.hidden_size, a.mlp_bias);
+    linear("mlp_down", layer.down, layer.down_bias, a.hidden_size, a.intermediate_size, a.mlp_bias);
+  }
+  expect("final_norm.weight", final_norm, a.hidden_size);
+  if (!a.tied_head) expect("head.weight", head_, a.vocab_size, a.hidden_size);
+}
+
+Form Weights::form_of(DType dtype) const {
+  if (!info(dtype).integer) return Form::kFloat;
+  return dtype == DType::kQ8_0 ? Form::kInt16 : int4_inputs_;
+}
+
+void Weights::expect(const std::string& name, Matrix& matrix, int rows, int cols) {
+  slots_[name] = Slot{.matrix = &matrix, .rows = rows, .cols = cols};
+}
+
+void Weights::expect(const std::string& name, std::vector<float>& vector, int rows) {
+  slots_[name] = Slot{.vector = &vector, .rows = rows};
+}
+
+void Weights::load(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+                   std::span<const uint8_t> data, std::optional<DType> target, ThreadPool& pool) {
+  const auto malformed = [&](const std::string& what) {
+    return Error(ErrorKind::kMalformedCheckpoint, "Weight \"" + name + "\" " + what);
+  };
+  const auto found = slots_.find(name);
+  if (found == slots_.end()) throw malformed("is not part of this network.");
+  Slot& slot = found->second;
+  if (slot.loaded) throw malformed("was given twice.");
+  const std::vector<int64_t> expected =
+      slot.matrix ? std::vector<int64_t>{slot.rows, slot.cols} : std::vector<int64_t>{slot.rows};
+  if (shape != expected) {
+    throw malformed("has shape " + shape_text(shape) + ", but the network needs " +
+                    shape_text(expected) + ".");
+  }
+  const int cols = slot.matrix ? slot.cols : slot.rows;  // a vector is stored as a single row
+  const int rows = slot.matrix ? slot.rows : 1;
+  const DType kept = target.value_or(dtype);
+  for (const DType type : {dtype, slot.matrix ? kept : dtype}) {
+    if (cols % info(type).block_size != 0) {
+      throw malformed("has rows of " + std::to_string(cols) + " values, which " + info(type).name +
+                      " cannot hold: it stores blocks of " + std::to_string(info(type).block_size) +
+                      ".");
+    }
+  }
+  const size_t stored_bytes = row_bytes(dtype, cols);
+  if (data.size() != stored_bytes * rows) {
+    throw malformed("holds " + std::to_string(data.size()) + " bytes, but " + shape_text(shape) +
+                    " as " + info(dtype).name + " takes " + std::to_string(stored_bytes * rows) +
+                    ".");
+  }
+  if (slot.vector) {
+    slot.vector->resize(slot.rows);
+    decode_row(dtype, data.data(), cols, slot.vector->data());
+  } else {
+    Matrix& m = *slot.matrix;
+    m.dtype = kept;
+    m.form = form_of(kept);
+    m.rows = rows;
+    m.cols = cols;
+    m.strip_bytes = static_cast<size_t>(cols / info(kept).block_size) * info(kept).strip_bytes;
+    uint8_t* packed = arena_.allocate(m.strip_bytes * m.num_strips());
+    m.data = packed;
+    struct Scratch {
+      std::vector<float> floats;
+      std::vector<uint8_t> stored;
+    };
+    std::vector<Scratch> scratches(pool.num_threads());
+    if (kept != dtype) {
+      for (Scratch& s : scratches) {
+        s.floats.resize(cols);
+        s.stored.resize(row_bytes(kept, cols));
+      }
+    }
+    std::atomic<int> next{0};
+    pool.run([&](int thread) {
+      Scratch& scratch = scratches[thread];
+      for (int strip; (strip = next.fetch_add(1)) < m.num_strips();) {
+        for (int row = strip * 16; row < std::min(rows, strip * 16 + 16); ++row) {
+          const uint8_t* stored = data.data() + row * stored_bytes;
+          if (kept != dtype) {
+            decode_row(dtype, stored, cols, scratch.floats.data());
+            encode_row(kept, scratch.floats.data(), cols, scratch.stored.data());
+            stored = scratch.stored.data();
+          }
+          place_row(kept, stored, cols, row % 16, packed + strip * m.strip_bytes);
+        }
+      }
+    });
+  }
+  slot.loaded = true;
+}
+
+void Weights::finish() const {
+  std::string missing;
+  int count = 0;
+  for (const auto& [name, slot] : slots_) {
+    if (slot.loaded) continue;
+    if (++count <= 5) missing += (count > 1 ? ", " : "") + name;
+  }
+  if (count == 0) return;
+  throw Error(ErrorKind::kMalformedCheckpoint,
+              std::to_string(count) + " of " + std::to_string(slots_.size()) +
+                  " weights are missing: " + missing + (count > 5 ? ", ..." : "") + ".");
+}
+
+}  // namespace glimmer

@@ -1,0 +1,65 @@
+// int4 weights x int8 activations: 16 rows x T tokens.
+//
+// Sums of a block are exact: 8 x 2 x 15 x 127 = 30480 < 2^15, so that 32 products are added in
+// int16 and widened once. Blocks are then added in order of k in float32, by the same operations
+// whatever T is: an output's bits depend neither on the batch nor on the tile it falls in.
+#pragma once
+
+#include "kernels/tiles.h"
+
+namespace glimmer {
+
+template <class V, int T, class Block>
+static void dot_int4(const Block* w, const Int8Tile<T>* a, int num_blocks, float* c, size_t ldc) {
+  constexpr bool kMinimum = std::is_same_v<Block, Int4MinBlock>;
+  typename V::F acc[T][2];
+  for (int t = 0; t < T; ++t) acc[t][0] = acc[t][1] = V::zero();
+  for (int b = 0; b < num_blocks; ++b, ++w, ++a) {
+    V::prefetch_stream(w, sizeof(Block));
+    typename V::I16 sum[T][2];
+    for (int t = 0; t < T; ++t) {
+      sum[t][0] = kMinimum ? V::zero_i16() : V::broadcast_i32(a->zero[t]);
+      sum[t][1] = V::opaque(sum[t][0]);
+    }
+    GLIMMER_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      const typename V::U8 w0 = V::load_u8(w->q[j]), w1 = V::load_u8(w->q[j] + 32);
+      const typename V::U8 low0 = V::low_nibbles(w0), low1 = V::low_nibbles(w1);
+      GLIMMER_UNROLL
+      for (int t = 0; t < T; ++t) {
+        const typename V::U8 x = V::broadcast_i8x4(a->q[t] + 4 * j);
+        sum[t][0] = V::add_i16(sum[t][0], V::multiply_pairs(low0, x));
+        sum[t][1] = V::add_i16(sum[t][1], V::multiply_pairs(low1, x));
+      }
+      const typename V::U8 high0 = V::high_nibbles(w0), high1 = V::high_nibbles(w1);
+      GLIMMER_UNROLL
+      for (int t = 0; t < T; ++t) {
+        const typename V::U8 x = V::broadcast_i8x4(a->q[t] + 16 + 4 * j);
+        sum[t][0] = V::add_i16(sum[t][0], V::multiply_pairs(high0, x));
+        sum[t][1] = V::add_i16(sum[t][1], V::multiply_pairs(high1, x));
+      }
+    }
+    const typename V::F d0 = V::load_half(w->scale), d1 = V::load_half(w->scale + 8);
+    GLIMMER_UNROLL
+    for (int t = 0; t < T; ++t) {
+      const typename V::F d = V::set(a->scale[t]);
+      acc[t][0] = V::fma(V::widen_pairs(sum[t][0]), V::mul(d0, d), acc[t][0]);
+      acc[t][1] = V::fma(V::widen_pairs(sum[t][1]), V::mul(d1, d), acc[t][1]);
+    }
+    if constexpr (kMinimum) {
+      const typename V::F m0 = V::load_half(w->minimum), m1 = V::load_half(w->minimum + 8);
+      GLIMMER_UNROLL
+      for (int t = 0; t < T; ++t) {
+        const typename V::F s = V::set(a->scaled_sum[t]);
+        acc[t][0] = V::fma(m0, s, acc[t][0]);
+        acc[t][1] = V::fma(m1, s, acc[t][1]);
+      }
+    }
+  }
+  for (int t = 0; t < T; ++t) {
+    V::store(c + t * ldc, acc[t][0]);
+    V::store(c + t * ldc + 8, acc[t][1]);
+  }
+}
+
+}  // namespace glimmer

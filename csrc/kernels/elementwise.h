@@ -1,0 +1,104 @@
+// Norms and activations over rows of float32. Sums run in fixed lanes: element i goes to lane i
+// % 32.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+namespace glimmer {
+
+// exp(x) to about 1 unit in the last place, for x clamped to [-87, 88] (Cephes' expf).
+template <class V>
+static inline typename V::F exp(typename V::F x) {
+  x = V::min(V::max(x, V::set(-87.0f)), V::set(88.0f));
+  const typename V::F n = V::round(V::mul(x, V::set(1.44269504088896341f)));
+  typename V::F r = V::fma(n, V::set(-0.693359375f), x);
+  r = V::fma(n, V::set(2.12194440e-4f), r);
+  typename V::F p = V::set(1.9875691500e-4f);
+  p = V::fma(p, r, V::set(1.3981999507e-3f));
+  p = V::fma(p, r, V::set(8.3334519073e-3f));
+  p = V::fma(p, r, V::set(4.1665795894e-2f));
+  p = V::fma(p, r, V::set(1.6666665459e-1f));
+  p = V::fma(p, r, V::set(5.0000001201e-1f));
+  p = V::fma(p, V::mul(r, r), V::add(r, V::set(1.0f)));
+  return V::mul(p, V::exp2_int(n));
+}
+
+// out = weight * (x / sqrt(mean(x^2) + eps)); x, weight and out are [n].
+template <class V>
+static void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {
+  typename V::F acc[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  int i = 0;
+  for (; i + 32 <= n; i += 32) {
+    GLIMMER_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      const typename V::F v = V::load(x + i + 8 * j);
+      acc[j] = V::fma(v, v, acc[j]);
+    }
+  }
+  for (int j = 0; i < n; i += 8, ++j) {
+    const typename V::F v = V::load_part(x + i, n - i);
+    acc[j] = V::fma(v, v, acc[j]);
+  }
+  const float sum = V::sum(V::add(V::add(acc[0], acc[1]), V::add(acc[2], acc[3])));
+  const typename V::F scale = V::set(1.0f / std::sqrt(sum / static_cast<float>(n) + eps));
+  for (i = 0; i + 8 <= n; i += 8) {
+    V::store(out + i, V::mul(V::load(weight + i), V::mul(V::load(x + i), scale)));
+  }
+  if (i < n) {
+    V::store_part(
+        out + i, n - i,
+        V::mul(V::load_part(weight + i, n - i), V::mul(V::load_part(x + i, n - i), scale)));
+  }
+}
+
+template <class V>
+static inline typename V::F silu_times(typename V::F gate, typename V::F up) {
+  const typename V::F e = exp<V>(V::sub(V::zero(), gate));
+  return V::mul(V::div(gate, V::add(V::set(1.0f), e)), up);
+}
+
+// out = gate / (1 + exp(-gate)) * up; all [n].
+template <class V>
+static void swiglu(const float* gate, const float* up, int n, float* out) {
+  int i = 0;
+  for (; i + 8 <= n; i += 8) {
+    V::store(out + i, silu_times<V>(V::load(gate + i), V::load(up + i)));
+  }
+  if (i < n) {
+    V::store_part(out + i, n - i,
+                  silu_times<V>(V::load_part(gate + i, n - i), V::load_part(up + i, n - i)));
+  }
+}
+
+// x[i] = exp(x[i] - shift); returns the sum of the results.
+template <class V>
+static float exp_shifted(float* x, int n, float shift) {
+  typename V::F acc = V::zero();
+  int i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const typename V::F e = exp<V>(V::sub(V::load(x + i), V::set(shift)));
+    V::store(x + i, e);
+    acc = V::add(acc, e);
+  }
+  if (i < n) {
+    const typename V::F e = exp<V>(V::sub(V::load_part(x + i, n - i), V::set(shift)));
+    V::store_part(x + i, n - i, e);
+    acc = V::add(acc, V::load_part(x + i, n - i));
+  }
+  return V::sum(acc);
+}
+
+// float16 of x, [n] with n a multiple of 8. What exceeds float16 is held at its largest value: an
+// infinity in a page would turn the zero weight of a masked key into NaN.
+template <class V>
+static void to_half(const float* x, int n, uint16_t* out) {
+  const typename V::F limit = V::set(65504.0f);
+  for (int i = 0; i < n; i += 8) {
+    const typename V::F v = V::load(x + i);
+    V::store_half(out + i, V::max(V::min(v, limit), V::sub(V::zero(), limit)));
+  }
+}
+
+}  // namespace glimmer

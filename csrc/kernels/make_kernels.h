@@ -1,0 +1,102 @@
+// Makes the table of kernels of one instruction set from its vector type. Only the files of isa/
+// include this, each after it has said for which processor the bodies are compiled.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <utility>
+
+#include "kernels/attention.h"
+#include "kernels/dot_float.h"
+#include "kernels/dot_int4.h"
+#include "kernels/dot_wide.h"
+#include "kernels/elementwise.h"
+#include "kernels/kernels.h"
+#include "kernels/pack_activations.h"
+
+namespace glimmer {
+
+template <class V, class Block, int T>
+static void dot_int4_strips(const uint8_t* w, size_t strip_bytes, int strips, const void* tile,
+                            int k, float* c, size_t ldc) {
+  for (int s = 0; s < strips; ++s) {
+    dot_int4<V, T>(reinterpret_cast<const Block*>(w + s * strip_bytes),
+                   static_cast<const Int8Tile<T>*>(tile), k / kGroup, c + s * kStripRows, ldc);
+  }
+}
+
+template <class V, class Block, int T>
+static void dot_wide_strips(const uint8_t* w, size_t strip_bytes, int strips, const void* tile,
+                            int k, float* c, size_t ldc) {
+  for (int s = 0; s < strips; ++s) {
+    dot_wide<V, T>(reinterpret_cast<const Block*>(w + s * strip_bytes),
+                   static_cast<const Int16Tile<T>*>(tile), k / kGroup, c + s * kStripRows, ldc);
+  }
+}
+
+template <class V, class Load, int T>
+static void dot_float_strips(const uint8_t* w, size_t strip_bytes, int strips, const void* tile,
+                             int k, float* c, size_t ldc) {
+  constexpr int kAtOnce = T == 1 ? 4 : T == 2 ? 2 : 1;
+  const float* a = static_cast<const float*>(tile);
+  int s = 0;
+  for (; s + kAtOnce <= strips; s += kAtOnce) {
+    dot_float<V, Load, T, kAtOnce>(w + s * strip_bytes, strip_bytes, a, k, c + s * kStripRows, ldc);
+  }
+  for (; s < strips; ++s) {
+    dot_float<V, Load, T, 1>(w + s * strip_bytes, strip_bytes, a, k, c + s * kStripRows, ldc);
+  }
+}
+
+template <class V, int T>
+static void pack_int8_lane(const float* x, int k, int lane, void* tile) {
+  pack_int8<V, T>(x, k / kGroup, lane, static_cast<Int8Tile<T>*>(tile));
+}
+
+template <class V, int T>
+static void pack_int16_lane(const float* x, int k, int lane, void* tile) {
+  pack_int16<V, T>(x, k / kGroup, lane, static_cast<Int16Tile<T>*>(tile));
+}
+
+template <int T>
+static void pack_float_lane(const float* x, int k, int lane, void* tile) {
+  float* out = static_cast<float*>(tile) + lane;
+  for (int i = 0; i < k; ++i) out[static_cast<size_t>(i) * T] = x[i];
+}
+
+template <class V, int... I>
+static constexpr Kernels make_kernels(std::integer_sequence<int, I...>) {
+  Kernels kernels{
+      .dot = {},
+      .pack = {{pack_float_lane<I + 1>...},
+               {pack_int8_lane<V, I + 1>...},
+               {pack_int16_lane<V, I + 1>...}},
+      .rms_norm = rms_norm<V>,
+      .swiglu = swiglu<V>,
+      .exp_shifted = exp_shifted<V>,
+      .to_half = to_half<V>,
+      .attend_split = {attend_split<V, float>, attend_split<V, uint16_t>},
+      .merge_split = merge_split<V>,
+  };
+  const auto set = [&](DType dtype, Form form, std::initializer_list<Kernels::Dot> dots) {
+    std::copy(dots.begin(), dots.end(), kernels.dot[index(dtype)][index(form)]);
+  };
+  set(DType::kF32, Form::kFloat, {dot_float_strips<V, LoadFloat, I + 1>...});
+  set(DType::kF16, Form::kFloat, {dot_float_strips<V, LoadHalf, I + 1>...});
+  set(DType::kBF16, Form::kFloat, {dot_float_strips<V, LoadBfloat, I + 1>...});
+  set(DType::kQ8_0, Form::kInt16, {dot_wide_strips<V, Int8Block, I + 1>...});
+  set(DType::kQ4_0, Form::kInt8, {dot_int4_strips<V, Int4Block, I + 1>...});
+  set(DType::kQ4_0, Form::kInt16, {dot_wide_strips<V, Int4Block, I + 1>...});
+  set(DType::kQ4_1, Form::kInt8, {dot_int4_strips<V, Int4MinBlock, I + 1>...});
+  set(DType::kQ4_1, Form::kInt16, {dot_wide_strips<V, Int4MinBlock, I + 1>...});
+  return kernels;
+}
+
+template <class V>
+static constexpr Kernels make_kernels() {
+  return make_kernels<V>(std::make_integer_sequence<int, kMaxTile>());
+}
+
+}  // namespace glimmer

@@ -1,0 +1,356 @@
+// Tests of the core without Python, for the sanitizers: kernels of all instruction sets against
+// each other, whole steps alone and in a batch, wrong input. What the numbers must be is tested
+// from Python, against a reference; here it is that they are the same everywhere and that no byte
+// is out of place.
+
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/decoder.h"
+#include "core/error.h"
+#include "core/half.h"
+#include "kernels/kernels.h"
+
+using namespace glimmer;
+
+namespace {
+
+int failures = 0;
+
+void expect(bool ok, const std::string& what) {
+  if (ok) return;
+  ++failures;
+  std::printf("FAILED: %s\n", what.c_str());
+}
+
+void expect_error(ErrorKind kind, const std::string& part, const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& e) {
+    expect(e.kind() == kind && std::string(e.what()).find(part) != std::string::npos,
+           "error about \"" + part + "\", but it says: " + e.what());
+    return;
+  }
+  expect(false, "no error about \"" + part + "\"");
+}
+
+using Random = std::mt19937;
+
+std::vector<float> normal(Random& random, size_t n, float scale = 1) {
+  std::normal_distribution<float> distribution(0, scale);
+  std::vector<float> v(n);
+  for (float& x : v) x = distribution(random);
+  return v;
+}
+
+void test_half() {
+  for (uint32_t h = 0; h < 65536; ++h) {
+    const float f = half_to_float(static_cast<uint16_t>(h));
+    if (std::isnan(f)) continue;
+    expect(float_to_half(f) == h, "float16 round trip of " + std::to_string(h));
+    const float up = std::nextafter(f, std::numeric_limits<float>::infinity());
+    expect(!(float_to_half(up) < h && f > 0), "float16 rounding of " + std::to_string(h));
+  }
+  expect(float_to_half(1.0f + 0x1p-11f) == 0x3c00, "float16 tie goes to even, below");
+  expect(float_to_half(1.0f + 3 * 0x1p-11f) == 0x3c02, "float16 tie goes to even, above");
+  expect(float_to_half(65519.0f) == 0x7bff && float_to_half(65520.0f) == 0x7c00,
+         "float16 overflow");
+}
+
+Architecture tiny(Random& random) {
+  Architecture a;
+  const auto pick = [&](int low, int high) {
+    return std::uniform_int_distribution<int>(low, high)(random);
+  };
+  a.vocab_size = pick(17, 90);
+  a.hidden_size = 32 * pick(1, 3);
+  a.num_layers = pick(1, 3);
+  a.num_kv_heads = pick(1, 3);
+  a.num_heads = a.num_kv_heads * pick(1, 5);
+  a.head_dim = 32 * pick(1, 2);
+  a.intermediate_size = 32 * pick(1, 4);
+  a.norm_eps = 1e-5f;
+  a.rope_dims = a.head_dim / pick(1, 2);
+  a.rope_base = 10000;
+  a.rope_pairing = pick(0, 1) ? RopePairing::kHalf : RopePairing::kInterleaved;
+  a.qkv_bias = pick(0, 1);
+  a.attention_out_bias = pick(0, 1);
+  a.mlp_bias = pick(0, 1);
+  a.tied_head = pick(0, 1);
+  return a;
+}
+
+void load(Decoder& d, Random random, DType kept) {
+  const Architecture& a = d.architecture();
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
+    int64_t size = 1;
+    for (const int64_t n : shape) size *= n;
+    std::vector<float> v = normal(random, size, shape.size() == 2 ? 0.3f : 0.1f);
+    if (name.ends_with("norm.weight")) {
+      for (float& x : v) x += 1;
+    }
+    const auto* bytes = reinterpret_cast<const uint8_t*>(v.data());
+    d.weights().load(name, DType::kF32, shape, {bytes, v.size() * sizeof(float)}, kept, d.pool());
+  };
+  const auto linear = [&](const std::string& name, int64_t rows, int64_t cols, bool bias) {
+    add(name + ".weight", {rows, cols});
+    if (bias) add(name + ".bias", {rows});
+  };
+  add("embedding.weight", {a.vocab_size, a.hidden_size});
+  for (int i = 0; i < a.num_layers; ++i) {
+    const std::string layer = "layers." + std::to_string(i) + ".";
+    add(layer + "attn_norm.weight", {a.hidden_size});
+    linear(layer + "attn_q", a.query_width(), a.hidden_size, a.qkv_bias);
+    linear(layer + "attn_k", a.kv_width(), a.hidden_size, a.qkv_bias);
+    linear(layer + "attn_v", a.kv_width(), a.hidden_size, a.qkv_bias);
+    linear(layer + "attn_out", a.hidden_size, a.query_width(), a.attention_out_bias);
+    add(layer + "mlp_norm.weight", {a.hidden_size});
+    linear(layer + "mlp_gate", a.intermediate_size, a.hidden_size, a.mlp_bias);
+    linear(layer + "mlp_up", a.intermediate_size, a.hidden_size, a.mlp_bias);
+    linear(layer + "mlp_down", a.hidden_size, a.intermediate_size, a.mlp_bias);
+  }
+  add("final_norm.weight", {a.hidden_size});
+  if (!a.tied_head) add("head.weight", {a.vocab_size, a.hidden_size});
+  d.weights().finish();
+}
+
+// A batch of sequences that are prefilled together; returns the logits of every token.
+struct Batch {
+  std::vector<int32_t> ids, positions, lengths, tables, rows;
+  int max_blocks = 0;
+
+  void add(const std::vector<int32_t>& tokens, int first_block, int blocks) {
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      rows.push_back(static_cast<int32_t>(ids.size()));
+      ids.push_back(tokens[i]);
+      positions.push_back(static_cast<int32_t>(i));
+    }
+    lengths.push_back(static_cast<int32_t>(tokens.size()));
+    for (int b = 0; b < blocks; ++b) tables.push_back(first_block + b);
+    max_blocks = blocks;
+  }
+  StepInput input() const {
+    return {.num_tokens = static_cast<int>(ids.size()),
+            .token_ids = ids.data(),
+            .positions = positions.data(),
+            .num_sequences = static_cast<int>(lengths.size()),
+            .query_lengths = lengths.data(),
+            .kv_lengths = lengths.data(),
+            .max_blocks = max_blocks,
+            .block_tables = tables.data(),
+            .num_logit_rows = static_cast<int>(rows.size()),
+            .logit_rows = rows.data()};
+  }
+  std::vector<float> run(Decoder& d, KVCache& cache) const {
+    std::vector<float> logits(rows.size() * d.architecture().vocab_size);
+    d.step(cache, input(), {.logits = logits.data()});
+    return logits;
+  }
+};
+
+bool same(const float* a, const float* b, size_t n) {
+  return std::memcmp(a, b, n * sizeof(float)) == 0;
+}
+
+void test_steps() {
+  Random random(7);
+  for (int round = 0; round < 12; ++round) {
+    const Architecture a = tiny(random);
+    const auto kept = static_cast<DType>(round % kNumDTypes);
+    const auto cache_dtype = static_cast<KVDType>(round % kNumKVDTypes);
+    const Form form = round < 6 ? Form::kInt8 : Form::kInt16;
+    const Random weights = random;
+    const int lengths[] = {1, 3, 40, 7, 65};
+    const int blocks = 3;
+    std::vector<std::vector<int32_t>> prompts;
+    for (const int n : lengths) {
+      std::vector<int32_t> prompt(n);
+      for (int32_t& id : prompt) id = static_cast<int32_t>(random() % a.vocab_size);
+      prompts.push_back(prompt);
+    }
+    std::vector<float> first;
+    for (const InstructionSet& isa : instruction_sets()) {
+      for (const int threads : {1, 3}) {
+        Decoder d(a, threads, isa.name, form);
+        load(d, weights, kept);
+        KVCache cache(a, cache_dtype, blocks * 5);
+        Batch together;
+        for (int i = 0; i < 5; ++i) together.add(prompts[i], i * blocks, blocks);
+        const std::vector<float> logits = together.run(d, cache);
+        const std::string label = std::string(isa.name) + ", " + info(kept).name + ", " +
+                                  std::to_string(threads) + " threads, round " +
+                                  std::to_string(round);
+        if (first.empty()) first = logits;
+        expect(same(first.data(), logits.data(), logits.size()), "same bits everywhere: " + label);
+        size_t offset = 0;
+        for (const std::vector<int32_t>& prompt : prompts) {
+          Batch alone;
+          alone.add(prompt, 1, blocks);
+          KVCache own(a, cache_dtype, 1 + blocks);
+          const std::vector<float> expected = alone.run(d, own);
+          expect(same(expected.data(), &logits[offset], expected.size()),
+                 "alone as in a batch: " + label);
+          offset += expected.size();
+        }
+      }
+    }
+    for (const float x : first) expect(std::isfinite(x), "finite logits");
+  }
+}
+
+// A context of several splits, decoded by one and by many threads: split by split, and in one go.
+void test_long_context() {
+  Random random(11);
+  Architecture a = tiny(random);
+  a.num_layers = 2;
+  const Random weights = random;
+  std::vector<int32_t> prompt(1200);
+  for (int32_t& id : prompt) id = static_cast<int32_t>(random() % a.vocab_size);
+  std::vector<float> first;
+  for (const int threads : {1, 4}) {
+    Decoder d(a, threads, "", Form::kInt8);
+    load(d, weights, DType::kQ4_0);
+    KVCache cache(a, KVDType::kF16, 40);
+    Batch all;
+    all.add(prompt, 0, 40);
+    const std::vector<float> logits = all.run(d, cache);
+    if (first.empty()) first = logits;
+    expect(same(first.data(), logits.data(), logits.size()), "long prompt on several threads");
+    const int32_t last = static_cast<int32_t>(prompt.size()) - 1, one = 1, row = 0;
+    const int32_t keys = last + 1;
+    StepInput in = all.input();
+    in.num_tokens = 1;
+    in.token_ids = &prompt[last];
+    in.positions = &last;
+    in.query_lengths = &one;
+    in.kv_lengths = &keys;
+    in.num_logit_rows = 1;
+    in.logit_rows = &row;
+    std::vector<float> again(a.vocab_size);
+    d.step(cache, in, {.logits = again.data()});
+    expect(same(again.data(), &first[static_cast<size_t>(last) * a.vocab_size], again.size()),
+           "one token over a long context as in the prompt");
+  }
+}
+
+void test_sampling() {
+  Random random(3);
+  for (const InstructionSet& isa : instruction_sets()) {
+    const int n = 257;
+    Sampler sampler(*isa.kernels, n);
+    const std::vector<float> logits = normal(random, n, 3);
+    const std::vector<int32_t> history = {5, 5, 9, 200, 9};
+    const std::vector<int32_t> bias_ids = {3};
+    const std::vector<float> bias_values = {2.5f};
+    std::vector<int32_t> top_ids(20);
+    std::vector<float> top_logprobs(20);
+    for (uint64_t seed = 0; seed < 200; ++seed) {
+      const RowSampling row{.temperature = seed % 3 ? 0.9f : 0.0f,
+                            .top_k = static_cast<int>(seed % 5 * 10),
+                            .top_p = seed % 2 ? 0.9f : 1.0f,
+                            .min_p = seed % 7 ? 0.0f : 0.05f,
+                            .seed = seed,
+                            .position = static_cast<int64_t>(seed * 31),
+                            .repetition_penalty = 1.2f,
+                            .presence_penalty = 0.5f,
+                            .frequency_penalty = 0.1f,
+                            .history = history,
+                            .prompt_length = 2,
+                            .bias_ids = bias_ids,
+                            .bias_values = bias_values};
+      int32_t token = -1;
+      for (int again = 0; again < 2; ++again) {
+        std::vector<float> work = logits;
+        RowResult result{.top_ids = top_ids.data(), .top_logprobs = top_logprobs.data()};
+        sampler.sample(row, work.data(), 20, result);
+        expect(result.token >= 0 && result.token < n && result.logprob < 0, "a token is drawn");
+        expect(again == 0 || result.token == token, "the same token again");
+        token = result.token;
+      }
+    }
+    std::vector<float> broken = logits;
+    broken[100] = std::numeric_limits<float>::quiet_NaN();
+    RowResult result;
+    sampler.sample({.temperature = 1}, broken.data(), -1, result);
+    expect(result.token == -1, "NaN logits give no token");
+  }
+  expect(uniform(1, 2) == uniform(1, 2) && uniform(1, 2) != uniform(1, 3),
+         "a function of its arguments");
+}
+
+void test_errors() {
+  Random random(5);
+  const Architecture a = tiny(random);
+  Decoder d(a, 2, "", Form::kInt8);
+  expect_error(ErrorKind::kMalformedCheckpoint, "are missing", [&] { d.weights().finish(); });
+  load(d, random, DType::kF32);
+  KVCache cache(a, KVDType::kF16, 4);
+  const auto step = [&](auto change) {
+    Batch batch;
+    batch.add({1, 2, 3}, 0, 2);
+    StepInput in = batch.input();
+    change(batch, in);
+    std::vector<float> logits(batch.rows.size() * a.vocab_size);
+    d.step(cache, in, {.logits = logits.data()});
+  };
+  const auto kind = ErrorKind::kInvalidParameter;
+  expect_error(kind, "token_ids[1]",
+               [&] { step([&](Batch& b, StepInput&) { b.ids[1] = a.vocab_size; }); });
+  expect_error(kind, "token_ids[0]", [&] { step([](Batch& b, StepInput&) { b.ids[0] = -1; }); });
+  expect_error(kind, "positions[2]",
+               [&] { step([](Batch& b, StepInput&) { b.positions[2] = -1; }); });
+  expect_error(kind, "query_lengths[0]",
+               [&] { step([](Batch& b, StepInput&) { b.lengths[0] = 4; }); });
+  expect_error(kind, "block_tables[0, 0]",
+               [&] { step([](Batch& b, StepInput&) { b.tables[0] = 4; }); });
+  expect_error(kind, "logit_rows[1]", [&] { step([](Batch& b, StepInput&) { b.rows[1] = 0; }); });
+  const int32_t beyond = 65;
+  expect_error(kind, "kv_lengths[0]",
+               [&] { step([&](Batch&, StepInput& in) { in.kv_lengths = &beyond; }); });
+  expect_error(ErrorKind::kUnknownInstructionSet, "scalar", [] { find_instruction_set("mmx"); });
+  Architecture other = a;
+  other.mask = Mask::kPrefix;
+  expect_error(ErrorKind::kUnsupportedArchitecture, "prefix", [&] { other.check(); });
+}
+
+// Steps from several threads take turns.
+void test_callers() {
+  Random random(13);
+  const Architecture a = tiny(random);
+  Decoder d(a, 2, "", Form::kInt8);
+  load(d, random, DType::kQ8_0);
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 3; ++i) {
+    callers.emplace_back([&] {
+      KVCache cache(a, KVDType::kF16, 2);
+      Batch batch;
+      batch.add({1, 2, 3, 4, 5, 6}, 0, 2);
+      const std::vector<float> expected = batch.run(d, cache);
+      for (int n = 0; n < 20; ++n) {
+        expect(batch.run(d, cache) == expected, "steps from several threads");
+      }
+    });
+  }
+  for (std::thread& t : callers) t.join();
+}
+
+}  // namespace
+
+int main() {
+  test_half();
+  test_steps();
+  test_long_context();
+  test_sampling();
+  test_errors();
+  test_callers();
+  std::printf(failures ? "%d checks failed\n" : "all core tests passed\n", failures);
+  return failures ? 1 : 0;
+}

@@ -1,0 +1,30 @@
+"""The C++ core: weights, paged KV cache and whole steps. Knows no file and no text."""
+
+from glimmer.native.cpu import available_memory, physical_cores
+from glimmer.native.model import (
+    BLOCK_SIZE,
+    KVCache,
+    NativeModel,
+    SamplingInput,
+    StepInput,
+    StepResult,
+    check_architecture,
+    instruction_set,
+    instruction_sets,
+    kv_block_bytes,
+)
+
+__all__ = [
+    "BLOCK_SIZE",
+    "KVCache",
+    "NativeModel",
+    "SamplingInput",
+    "StepInput",
+    "StepResult",
+    "available_memory",
+    "check_architecture",
+    "instruction_set",
+    "instruction_sets",
+    "kv_block_bytes",
+    "physical_cores",
+]

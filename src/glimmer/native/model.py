@@ -1,0 +1,315 @@
+"""The C++ core as typed Python: arrays in, arrays out. Knows no file and no text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from glimmer.architecture import Architecture
+from glimmer.errors import InvalidParameterError
+from glimmer.native import _core
+from glimmer.native.cpu import physical_cores
+
+BLOCK_SIZE: int = _core.BLOCK_SIZE
+"""Tokens per block of the KV cache."""
+MAX_THREADS = 1024
+
+Activations = Literal["int8", "int16"]
+KVDType = Literal["float16", "float32"]
+Int32Array = npt.NDArray[np.int32]
+Float32Array = npt.NDArray[np.float32]
+
+
+def instruction_sets() -> list[str]:
+    """Names that GLIMMER_ISA may take on this machine, the plainest first."""
+    return _core.instruction_sets()
+
+
+def instruction_set(name: str | None = None) -> str:
+    """The instruction set that runs: ``name``, else GLIMMER_ISA, else the best.
+
+    Raises:
+        UnknownInstructionSetError: the name is unknown, or this processor lacks it.
+    """
+    return _core.find_instruction_set(os.environ.get("GLIMMER_ISA", "") if name is None else name)
+
+
+def kv_block_bytes(architecture: Architecture, dtype: KVDType = "float16") -> int:
+    """Bytes of one KV block: ``BLOCK_SIZE`` tokens of all layers."""
+    return _core.kv_block_bytes(_to_core(architecture), getattr(_core.KVDType, dtype))
+
+
+def check_architecture(architecture: Architecture) -> None:
+    """Raise UnsupportedArchitectureError, naming the choice, if the core does not run it."""
+    _to_core(architecture).check()
+
+
+def _to_core(architecture: Architecture) -> _core.Architecture:
+    core, rope = _core.Architecture(), architecture.rope
+    for name in (
+        "vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
+        "intermediate_size", "norm_eps", "residual_scale", "qkv_bias", "attention_out_bias",
+        "mlp_bias", "qk_norm", "prefix_length", "tied_head",
+    ):  # fmt: skip
+        setattr(core, name, getattr(architecture, name))
+    for name, kind in (
+        ("norm", _core.Norm),
+        ("norm_place", _core.NormPlace),
+        ("residual", _core.Residual),
+        ("mask", _core.Mask),
+        ("mlp", _core.Mlp),
+    ):
+        setattr(core, name, getattr(kind, getattr(architecture, name)))
+    core.rope_dims = rope.dims
+    core.rope_base = rope.base
+    core.rope_linear_scale = rope.linear_scale
+    core.rope_pairing = getattr(_core.RopePairing, rope.pairing)
+    dimensions = _core.RopeDimensions
+    core.rope_positions = dimensions.two if rope.positions == "2d" else dimensions.one
+    core.rope_half_frequencies = rope.frequency_dtype == "float16"
+    core.num_experts = architecture.experts.num_experts if architecture.experts else 0
+    return core
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SamplingInput:
+    """How each logit row of a step chooses its token; arrays of one value per row ``[L]``.
+
+    ``history`` holds the tokens of all rows' sequences, row ``i`` from ``history_offsets[i]`` to
+    ``history_offsets[i + 1]``, the first ``prompt_lengths[i]`` of them the prompt; it may be empty
+    where no penalty is set. ``bias_*`` likewise. ``position`` is the index of the token to be drawn
+    in its sequence: with the seed it gives the random number.
+    """
+
+    temperature: Float32Array
+    top_k: Int32Array
+    top_p: Float32Array
+    min_p: Float32Array
+    seed: npt.NDArray[np.uint64]
+    position: npt.NDArray[np.int64]
+    repetition_penalty: Float32Array
+    presence_penalty: Float32Array
+    frequency_penalty: Float32Array
+    history: Int32Array
+    history_offsets: Int32Array
+    prompt_lengths: Int32Array
+    bias_ids: Int32Array
+    bias_values: Float32Array
+    bias_offsets: Int32Array
+    num_logprobs: int = -1
+    """Likeliest tokens to report for every row; 0 for the chosen token's alone, -1 for none."""
+
+    def check(self, num_rows: int) -> None:
+        """Raise InvalidParameterError unless the arrays fit ``num_rows`` and each other."""
+        per_row = (
+            "temperature", "top_k", "top_p", "min_p", "seed", "position", "repetition_penalty",
+            "presence_penalty", "frequency_penalty", "prompt_lengths",
+        )  # fmt: skip
+        for name in per_row:
+            _check_length(name, getattr(self, name), num_rows)
+        for name, flat in (("history_offsets", self.history), ("bias_offsets", self.bias_ids)):
+            offsets = getattr(self, name)
+            _check_length(name, offsets, num_rows + 1)
+            if offsets[0] != 0 or offsets[-1] != len(flat) or (np.diff(offsets) < 0).any():
+                raise InvalidParameterError(
+                    f"{name} must ascend from 0 to {len(flat)}, but it is {offsets.tolist()}."
+                )
+        _check_length("bias_values", self.bias_values, len(self.bias_ids))
+        lengths = np.diff(self.history_offsets)
+        if ((self.prompt_lengths < 0) | (self.prompt_lengths > lengths)).any():
+            raise InvalidParameterError(
+                f"prompt_lengths {self.prompt_lengths.tolist()} must lie between 0 and the lengths "
+                f"of the histories, {lengths.tolist()}."
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepInput:
+    """A flat ragged batch: the new tokens of S sequences, one sequence after the other."""
+
+    token_ids: Int32Array
+    """``[T]``"""
+    query_lengths: Int32Array
+    """``[S]`` new tokens of each sequence, together T."""
+    kv_lengths: Int32Array
+    """``[S]`` tokens of each sequence in the cache after this step."""
+    block_tables: Int32Array
+    """``[S, max_blocks]`` KV blocks of each sequence in order; beyond its length unread."""
+    logit_rows: Int32Array
+    """``[L]`` ascending indices into the T tokens: those whose next token is wanted."""
+    positions: Int32Array | None = None
+    """``[T]`` rotary positions; by default each token's index in its sequence."""
+    sampling: SamplingInput | None = None
+    return_logits: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """Arrays of one entry per logit row ``[L]``; empty where not asked for."""
+
+    token_ids: Int32Array
+    """The tokens chosen; -1 where the logits held NaN or infinity."""
+    logprobs: Float32Array
+    """Natural log probability of each chosen token under the raw logits."""
+    top_ids: Int32Array
+    """``[L, num_logprobs]``, likeliest first."""
+    top_logprobs: Float32Array
+    logits: Float32Array | None
+    """``[L, vocab_size]``"""
+
+
+def _check_length(name: str, array: npt.NDArray[np.generic], length: int) -> None:
+    if array.shape != (length,):
+        raise InvalidParameterError(
+            f"{name} must have shape [{length}], but it has {list(array.shape)}."
+        )
+
+
+class NativeModel:
+    """One network with its packed weights and its threads.
+
+    Load every weight of ``architecture.weight_shapes()``, call ``finish``, then ``step``. Steps and
+    loads from several Python threads take turns; the GIL is released while they run.
+
+    ``activations`` is the form in which int4 weights meet their inputs: "int8" is the fastest,
+    "int16" has no rounding to speak of. int8 weights always meet int16.
+
+    Raises:
+        UnsupportedArchitectureError: a choice that the core does not run, by name.
+        UnknownInstructionSetError: ``isa`` or GLIMMER_ISA names one that is not available.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        num_threads: int | None = None,
+        isa: str | None = None,
+        activations: Activations = "int8",
+    ) -> None:
+        if num_threads is None:
+            num_threads = physical_cores()
+        if not 1 <= num_threads <= MAX_THREADS:
+            raise InvalidParameterError(
+                f"num_threads must be between 1 and {MAX_THREADS}, but it is {num_threads}."
+            )
+        self.architecture = architecture
+        self._decoder = _core.Decoder(
+            _to_core(architecture),
+            num_threads,
+            instruction_set(isa),
+            getattr(_core.Form, activations),
+        )
+        self._finished = False
+
+    @property
+    def isa(self) -> str:
+        return self._decoder.isa
+
+    @property
+    def num_threads(self) -> int:
+        return self._decoder.num_threads
+
+    @property
+    def weights_bytes(self) -> int:
+        """Memory of the packed matrices."""
+        return self._decoder.packed_bytes
+
+    def load(
+        self,
+        name: str,
+        dtype: str,
+        shape: Sequence[int],
+        data: npt.NDArray[np.uint8],
+        target: str | None = None,
+    ) -> None:
+        """Pack one weight from its stored bytes; a matrix is converted to ``target`` if given.
+
+        Raises:
+            MalformedCheckpointError: unknown or repeated name, wrong shape or size.
+            UnsupportedTensorTypeError: ``dtype`` or ``target`` is not one the core runs.
+        """
+        self._decoder.load(name, dtype, list(shape), np.ascontiguousarray(data).reshape(-1), target)
+
+    def finish(self) -> None:
+        """Raise MalformedCheckpointError, naming them, if weights are missing."""
+        self._decoder.finish()
+        self._finished = True
+
+    def step(self, cache: KVCache, step: StepInput) -> StepResult:
+        """Run one batch: forward pass, then the choice of tokens. [T] tokens in, [L] rows out.
+
+        Raises:
+            InvalidParameterError: an id, length or table is out of range; nothing was changed.
+        """
+        assert self._finished, "finish() comes before step()"
+        num_rows, sampling = len(step.logit_rows), step.sampling
+        num_tokens, num_sequences = len(step.token_ids), len(step.query_lengths)
+        _check_length("kv_lengths", step.kv_lengths, num_sequences)
+        if step.block_tables.ndim != 2 or len(step.block_tables) != num_sequences:
+            raise InvalidParameterError(
+                f"block_tables must have shape [{num_sequences}, max_blocks], but it has "
+                f"{list(step.block_tables.shape)}."
+            )
+        positions = step.positions
+        if positions is None:
+            starts = step.kv_lengths - step.query_lengths
+            positions = np.concatenate(
+                [np.arange(start, end, dtype=np.int32)
+                 for start, end in zip(starts, step.kv_lengths, strict=True)]
+                or [np.empty(0, np.int32)]
+            )  # fmt: skip
+        else:
+            _check_length("positions", positions, num_tokens)
+        if len(positions) != num_tokens:
+            raise InvalidParameterError(
+                f"query_lengths add up to {len(positions)}, but {num_tokens} tokens were given."
+            )
+        core_sampling, num_logprobs, chosen = None, -1, 0
+        if sampling is not None:
+            sampling.check(num_rows)
+            core_sampling = _core.Sampling(
+                sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p,
+                sampling.seed, sampling.position, sampling.repetition_penalty,
+                sampling.presence_penalty, sampling.frequency_penalty, sampling.history,
+                sampling.history_offsets, sampling.prompt_lengths, sampling.bias_ids,
+                sampling.bias_values, sampling.bias_offsets,
+            )  # fmt: skip
+            num_logprobs, chosen = sampling.num_logprobs, num_rows
+        width = max(num_logprobs, 0)
+        result = StepResult(
+            token_ids=np.full(chosen, -1, np.int32),
+            logprobs=np.zeros(chosen, np.float32),
+            top_ids=np.zeros((chosen, width), np.int32),
+            top_logprobs=np.zeros((chosen, width), np.float32),
+            logits=np.empty((num_rows, self.architecture.vocab_size), np.float32)
+            if step.return_logits
+            else None,
+        )
+        self._decoder.step(
+            cache.core, step.token_ids, positions, step.query_lengths, step.kv_lengths,
+            step.block_tables, step.logit_rows, core_sampling, num_logprobs, result.logits,
+            result.token_ids, result.logprobs, result.top_ids, result.top_logprobs,
+        )  # fmt: skip
+        return result
+
+
+class KVCache:
+    """``num_blocks`` blocks of ``BLOCK_SIZE`` tokens of all layers; whose they are, the engine knows.
+
+    Raises:
+        OutOfMemoryError: the system refuses the memory.
+    """
+
+    def __init__(self, model: NativeModel, num_blocks: int, dtype: KVDType = "float16") -> None:
+        if not 1 <= num_blocks < 2**31:
+            raise InvalidParameterError(
+                f"num_blocks must be between 1 and {2**31 - 1}, but it is {num_blocks}."
+            )
+        self.core = _core.KVCache(model._decoder, getattr(_core.KVDType, dtype), num_blocks)
+        self.num_blocks = num_blocks
+        self.size_bytes = num_blocks * kv_block_bytes(model.architecture, dtype)
