@@ -1,0 +1,116 @@
+"""A GGUF file as a ``Checkpoint``: mapped into memory, tensors as views of the mapping."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from glimmer.checkpoints.checkpoint import TensorInfo
+from glimmer.checkpoints.content import describe_content
+from glimmer.checkpoints.gguf_header import read_header
+from glimmer.errors import ModelNotFoundError, UnknownFormatError
+
+
+class GGUFCheckpoint:
+    """An open GGUF file, version 2 or 3, little endian.
+
+    ``TensorInfo.dtype`` is a scheme of ``glimmer.quantization`` where there is one, else GGML's own
+    name in lower case ("q4_k"): such tensors can be listed and read as bytes all the same.
+
+    The file must not shrink while it is open: touching a page that is gone ends the process
+    (SIGBUS), which Python cannot turn into an error.
+    """
+
+    format = "gguf"
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Maps the file and checks its whole header.
+
+        Raises ModelNotFoundError (nothing there, or not allowed to read it), UnknownFormatError,
+        MalformedCheckpointError or UnsupportedTensorTypeError.
+        """
+        self._path = Path(path)
+        self._map: mmap.mmap | None = _map_file(self._path)
+        header = read_header(self._map, self._path)
+        self._version = header.version
+        self._metadata = MappingProxyType(header.metadata)
+        self._tensors = MappingProxyType(header.tensors)
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
+    def version(self) -> int:
+        """The version of GGUF: 2 or 3."""
+        return self._version
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        return self._metadata
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self._tensors
+
+    def read(self, name: str) -> npt.NDArray[np.uint8]:
+        """The stored bytes of a tensor, uint8 ``[size_bytes]``: a read-only view of the mapping.
+
+        Raises KeyError for a name that is not in ``tensors``.
+        """
+        tensor = self._tensors[name]
+        assert self._map is not None, "the checkpoint is closed"
+        return np.frombuffer(self._map, np.uint8, tensor.size_bytes, tensor.offset)
+
+    def release(self, name: str) -> None:
+        """Lets the operating system drop the pages that only this tensor occupies.
+
+        Views stay valid: touching them reads the file again. Does nothing where the system has no
+        madvise. Raises KeyError for a name that is not in ``tensors``.
+        """
+        tensor = self._tensors[name]
+        assert self._map is not None, "the checkpoint is closed"
+        start = -(-tensor.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (tensor.offset + tensor.size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if start < end and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+    def close(self) -> None:
+        """Ends reading. The mapping itself goes when the last view of it does."""
+        # mmap.close() refuses while views are alive; letting go of our reference never does.
+        self._map = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _map_file(path: Path) -> mmap.mmap:
+    try:
+        # Checked before opening: opening a pipe would wait for a writer.
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UnknownFormatError(f"{path} is not a regular file; give a GGUF file")
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise UnknownFormatError(
+                    f"{path} is not a GGUF file; it looks like {describe_content(b'')}"
+                )
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ModelNotFoundError(f"{path} cannot be opened: {error}") from error

@@ -1,0 +1,180 @@
+"""Byte-level BPE, the tokenizer of GPT-2's line, on the Rust library ``tokenizers``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
+from glimmer.errors import InvalidParameterError, TokenizerError
+from glimmer.tokenizers.byte_alphabet import BYTE_OF
+from glimmer.tokenizers.pre_tokenizers import PreTokenizer
+
+
+class ByteLevelBPETokenizer:
+    """A ``Tokenizer`` that threads may share: nothing it is asked changes what it answers.
+
+    Bytes for which the vocabulary has no token (SmolLM2's has none for U+0004, say) encode to
+    nothing, as they do in the reference implementations.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        merges: Sequence[str],
+        *,
+        pre_tokenizer: PreTokenizer,
+        control_ids: Collection[int] = (),
+        added_ids: Collection[int] = (),
+        unused_ids: Collection[int] = (),
+    ) -> None:
+        """``tokens`` by id; ``merges`` as "left right", the most important first.
+
+        Tokens are spelt in GPT-2's byte alphabet, except for three kinds that hold plain text and
+        take no part in merging: control tokens; added tokens, which are ordinary text but always
+        matched as a whole; unused ones, which are never produced.
+
+        Raises TokenizerError, naming the token or merge, if the lists contradict each other.
+        """
+        _refuse_repeats(tokens, "token")
+        _refuse_repeats(merges, "merge")
+        if "" in tokens:
+            raise TokenizerError(f"token {tokens.index('')} is empty")
+        self._tokens = tuple(tokens)
+        self._silent_ids = frozenset(control_ids) | frozenset(unused_ids)
+        self._added_ids = frozenset(added_ids)
+        self._special_tokens = MappingProxyType({tokens[i]: i for i in sorted(control_ids)})
+        # Filled as needed: spelling out 150,000 tokens would dominate the time it takes to load.
+        self._bytes: list[bytes | None] = [None] * len(tokens)
+
+        added = {tokens[i]: i for i in self._added_ids}
+        plain = self._silent_ids | self._added_ids
+        assert self._added_ids.isdisjoint(self._silent_ids), "an id has two kinds"
+        vocab = {token: i for i, token in enumerate(tokens) if i not in plain}
+        _check_alphabet(vocab)
+        self._model = _build_model(vocab, merges, pre_tokenizer)
+        self._whole_ids = MappingProxyType({**added, **self._special_tokens})
+        self._added_pattern = _alternatives(added)
+        self._whole_pattern = _alternatives(self._whole_ids)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._tokens)
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        return self._special_tokens
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Ids of ``text``; see ``Tokenizer``. Where whole tokens overlap, the longest is taken.
+
+        Raises InvalidParameterError if ``text`` holds half of a surrogate pair.
+        """
+        _check_unicode(text)
+        pattern = self._whole_pattern if allow_special else self._added_pattern
+        if pattern is None:
+            return self._merge(text)
+        ids: list[int] = []
+        # re.split with one group: text between matches at even places, matches at odd ones.
+        for place, piece in enumerate(pattern.split(text)):
+            if place % 2:
+                ids.append(self._whole_ids[piece])
+            elif piece:
+                ids += self._merge(piece)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ``ids``; see ``Tokenizer``. Raises InvalidParameterError for an unknown id."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Bytes of one id; see ``Tokenizer``. Raises InvalidParameterError for an unknown id."""
+        if not 0 <= token_id < len(self._tokens):
+            raise InvalidParameterError(
+                f"there is no token {token_id}; ids are 0 to {len(self._tokens) - 1}"
+            )
+        known = self._bytes[token_id]
+        if known is None:
+            known = self._bytes[token_id] = self._spell(token_id)
+        return known
+
+    def _spell(self, token_id: int) -> bytes:
+        if token_id in self._silent_ids:
+            return b""
+        token = self._tokens[token_id]
+        if token_id in self._added_ids:
+            return token.encode("utf-8")
+        return bytes(BYTE_OF[character] for character in token)
+
+    def _merge(self, text: str) -> list[int]:
+        return self._model.encode(text, add_special_tokens=False).ids
+
+
+def _refuse_repeats(items: Sequence[str], what: str) -> None:
+    if len(set(items)) == len(items):
+        return
+    first: dict[str, int] = {}
+    for index, item in enumerate(items):
+        if item in first:
+            raise TokenizerError(
+                f"{what}s {first[item]} and {index} are both {item!r}; {what}s must differ"
+            )
+        first[item] = index
+
+
+def _check_alphabet(vocab: Mapping[str, int]) -> None:
+    foreign = set().union(*vocab) - BYTE_OF.keys()
+    for token, token_id in vocab.items() if foreign else ():
+        if not foreign.isdisjoint(token):
+            raise TokenizerError(
+                f"token {token_id}, {token!r}, is not spelt in the byte alphabet of GPT-2: the "
+                "vocabulary is not byte-level, or the token should be marked as user-defined"
+            )
+
+
+def _build_model(
+    vocab: dict[str, int], merges: Sequence[str], pre_tokenizer: PreTokenizer
+) -> tokenizers.Tokenizer:
+    pairs = [merge.partition(" ")[::2] for merge in merges]
+    _check_merges(pairs, vocab)
+    bpe = models.BPE(vocab=vocab, merges=pairs, ignore_merges=pre_tokenizer.ignore_merges)
+    steps: list[pre_tokenizers.PreTokenizer] = [
+        pre_tokenizers.Split(tokenizers.Regex(pre_tokenizer.pattern), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+    if pre_tokenizer.individual_digits:
+        steps.insert(0, pre_tokenizers.Digits(individual_digits=True))
+    model = tokenizers.Tokenizer(bpe)
+    model.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    return model
+
+
+def _check_merges(pairs: Sequence[tuple[str, str]], vocab: Mapping[str, int]) -> None:
+    # Not left to the library, which ends in a panic where only the merged token is missing.
+    for rank, (left, right) in enumerate(pairs):
+        if left in vocab and right in vocab and left + right in vocab:
+            continue
+        missing = next(token for token in (left, right, left + right) if token not in vocab)
+        raise TokenizerError(
+            f"merge {rank}, '{left} {right}', needs the token {missing!r}, which the vocabulary "
+            "does not have as an ordinary token"
+        )
+
+
+def _alternatives(texts: Iterable[str]) -> re.Pattern[str] | None:
+    """Matches any of ``texts``, the longest where several begin; None if there is none."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidParameterError(
+            f"the text has {text[error.start]!r} at position {error.start}, half of a surrogate "
+            "pair, which is not a character; remove it or decode the text correctly"
+        ) from error
