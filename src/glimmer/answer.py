@@ -1,0 +1,105 @@
+"""One answer as it grows: token by token into text, until a stop string is found in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from glimmer.engine import FinishReason, Request, StepOutput, TokenLogprobs
+from glimmer.errors import GlimmerError
+from glimmer.outputs import RequestOutput, Timing, Usage
+from glimmer.tokenizers import Detokenizer, Tokenizer
+
+
+class Answer:
+    """Collects the step outputs of one request and tells what may be shown."""
+
+    def __init__(self, request: Request, index: int, tokenizer: Tokenizer | None) -> None:
+        self.request = request
+        self.index = index
+        self.finish_reason: FinishReason | None = None
+        self.pending = False
+        """Whether something has happened since the last ``output``."""
+        self._detokenizer = Detokenizer(tokenizer) if tokenizer is not None else None
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._error: GlimmerError | None = None
+        self._text = ""
+        self._shown = 0
+        self._started = time.perf_counter()
+        self._first_token = self._last_token = self._started
+
+    def take(self, step: StepOutput) -> None:
+        """Add a step's output; sets ``finish_reason`` when the answer ends here."""
+        self.pending = True
+        self._last_token = time.perf_counter()
+        if step.token_id is None:
+            self._finish("error", step.error)
+            return
+        if not self._token_ids:
+            self._first_token = self._last_token
+        self._token_ids.append(step.token_id)
+        if step.logprobs is not None:
+            self._logprobs.append(step.logprobs)
+        # A stop id is not part of the text, even where it is an ordinary token.
+        if step.finish_reason != "stop" and self._detokenizer is not None:
+            self._extend(self._detokenizer.push(step.token_id))
+        if self.finish_reason is None and step.finish_reason is not None:
+            self._finish(step.finish_reason)
+
+    def abort(self) -> None:
+        if self.finish_reason is None:
+            self.pending = True
+            self._finish("aborted")
+
+    def output(self) -> RequestOutput:
+        """The answer as it stands; its delta is what was not in an output before."""
+        self.pending = False
+        end = len(self._text)
+        if self.finish_reason is None:
+            end = max(self._shown, end - _held_back(self._text, self.request.params.stop))
+        delta, self._shown = self._text[self._shown : end], end
+        return RequestOutput(
+            index=self.index,
+            token_ids=tuple(self._token_ids),
+            text=self._text[:end],
+            delta=delta,
+            finish_reason=self.finish_reason,
+            logprobs=tuple(self._logprobs) if self.request.params.logprobs is not None else None,
+            usage=Usage(len(self.request.prompt_token_ids), len(self._token_ids)),
+            timing=self._timing(),
+            error=self._error,
+        )
+
+    def _finish(self, reason: FinishReason, error: GlimmerError | None = None) -> None:
+        if self._detokenizer is not None:
+            self._extend(self._detokenizer.finish())
+        self._error = error
+        self.finish_reason = self.finish_reason or reason
+
+    def _extend(self, piece: str) -> None:
+        stops = self.request.params.stop
+        start = max(0, len(self._text) - max(map(len, stops), default=0) + 1)
+        self._text += piece
+        if found := [at for s in stops if (at := self._text.find(s, start)) >= 0]:
+            self._text = self._text[: min(found)]
+            self.finish_reason = "stop"
+
+    def _timing(self) -> Timing:
+        first = self._first_token - self._started
+        rest = self._last_token - self._first_token
+        return Timing(
+            time_to_first_token_s=first,
+            total_s=self._last_token - self._started,
+            prefill_tokens_per_s=len(self.request.prompt_token_ids) / first if first else 0.0,
+            decode_tokens_per_s=(len(self._token_ids) - 1) / rest if rest else None,
+        )
+
+
+def _held_back(text: str, stops: Sequence[str]) -> int:
+    """Characters at the end of ``text`` that may turn out to be the beginning of a stop string."""
+    longest = max(map(len, stops), default=0)
+    for length in range(min(longest - 1, len(text)), 0, -1):
+        if any(s.startswith(text[-length:]) for s in stops):
+            return length
+    return 0
