@@ -11,15 +11,13 @@
 
 namespace glimmer {
 
-// A set of forms, one bit each.
-constexpr unsigned bit(Form form) { return 1u << index(form); }
-
 inline constexpr Form kForms[kNumForms] = {Form::kFloat, Form::kInt8, Form::kInt16};
 
 class Activations {
  public:
-  void reserve(int num_tokens, int max_k) {
+  void reserve(unsigned forms, int num_tokens, int max_k) {
     for (const Form form : kForms) {
+      if (!(forms & bit(form))) continue;
       std::vector<uint8_t>& buffer = buffers_.at(index(form));
       buffer.resize(std::max(buffer.size(), num_tokens * token_bytes(form, max_k)));
     }

@@ -103,7 +103,6 @@ struct Decoder::Step {
     widest = std::max({a.hidden_size, a.query_width(), a.intermediate_size});
     for (int i = 0; i < num_threads; ++i) {
       threads[i].index = i;
-      threads[i].alone.reserve(kPackAloneTokens, widest);
       threads[i].row.resize(widest);
       threads[i].tile.resize(static_cast<size_t>(kMaxTile) * kMaxChunkStrips * kStripRows);
       threads[i].head.resize(padded_channels(a.head_dim));
@@ -188,7 +187,9 @@ struct Decoder::Step {
     // The sampler works in place; logits that the caller wants are sampled from a copy.
     if (in.sampling) grow(own_logits, static_cast<size_t>(in.num_logit_rows) * a.vocab_size);
     logits = out.logits ? out.logits : in.sampling ? own_logits.data() : nullptr;
-    shared.reserve(in.num_tokens, widest);
+    const unsigned forms = d.weights_.forms();
+    shared.reserve(forms, in.num_tokens, widest);
+    for (Thread& t : threads) t.alone.reserve(forms, kPackAloneTokens, widest);
     attention.plan(in.num_sequences, in.query_lengths, in.kv_lengths, in.block_tables,
                    in.max_blocks);
     slots.clear();

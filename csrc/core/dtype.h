@@ -36,6 +36,7 @@ constexpr const DTypeInfo& info(DType t) { return kDTypes[index(t)]; }
 enum class Form : uint8_t { kFloat, kInt8, kInt16 };
 inline constexpr int kNumForms = 3;
 constexpr int index(Form f) { return static_cast<int>(f); }
+constexpr unsigned bit(Form f) { return 1u << index(f); }
 
 // How the KV cache stores keys and values.
 enum class KVDType : uint8_t { kF32, kF16 };

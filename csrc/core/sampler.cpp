@@ -19,7 +19,9 @@ struct Likelier {
 };
 
 int32_t argmax(const float* x, int n) {
-  return static_cast<int32_t>(std::max_element(x, x + n) - x);  // the first of equals
+  const float* largest = std::max_element(x, x + n);  // the first of equals
+  return *largest > -std::numeric_limits<float>::infinity() ? static_cast<int32_t>(largest - x)
+                                                            : -1;
 }
 
 bool usable(const float* x, int n) {  // -infinity is allowed: a token that is ruled out

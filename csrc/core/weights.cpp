@@ -299,6 +299,7 @@ void Weights::load(const std::string& name, DType dtype, const std::vector<int64
     Matrix& m = *slot.matrix;
     m.dtype = kept;
     m.form = form_of(kept);
+    forms_ |= bit(m.form);
     m.rows = rows;
     m.cols = cols;
     m.strip_bytes = static_cast<size_t>(cols / info(kept).block_size) * info(kept).strip_bytes;

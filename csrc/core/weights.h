@@ -51,6 +51,8 @@ class Weights {
   void finish() const;
 
   const Matrix& head() const { return tied_head_ ? embedding : head_; }
+  // The forms in which any matrix wants its inputs, one bit each.
+  unsigned forms() const { return forms_; }
   size_t packed_bytes() const { return arena_.used(); }
 
   Matrix embedding;
@@ -73,6 +75,7 @@ class Weights {
   const bool tied_head_;
   const Form int4_inputs_;
   Matrix head_;
+  unsigned forms_ = 0;
   std::map<std::string, Slot> slots_;
   Arena arena_;
 };

@@ -299,7 +299,7 @@ class NativeModel:
 
 
 class KVCache:
-    """``num_blocks`` blocks of ``BLOCK_SIZE`` tokens of all layers; whose they are, the engine knows.
+    """``num_blocks`` blocks of ``BLOCK_SIZE`` tokens of all layers; the engine knows whose.
 
     Raises:
         OutOfMemoryError: the system refuses the memory.
