@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Literal, cast, get_args, overload
 
 from glimmer.answer import Answer
@@ -98,7 +98,7 @@ class LLM:
         tools: Sequence[Mapping[str, object]] | None = None,
         *,
         stream: Literal[True],
-    ) -> Iterator[RequestOutput]: ...
+    ) -> Generator[RequestOutput, None, None]: ...
 
     def chat(
         self,
@@ -107,7 +107,7 @@ class LLM:
         tools: Sequence[Mapping[str, object]] | None = None,
         *,
         stream: bool = False,
-    ) -> RequestOutput | Iterator[RequestOutput]:
+    ) -> RequestOutput | Generator[RequestOutput, None, None]:
         """The model's next message in a conversation.
 
         With ``stream`` an iterator of the answer as it grows; closing it aborts the request.
@@ -139,7 +139,7 @@ class LLM:
         *,
         allow_special: bool = False,
         stream: Literal[True],
-    ) -> Iterator[RequestOutput]: ...
+    ) -> Generator[RequestOutput, None, None]: ...
 
     def generate(
         self,
@@ -148,7 +148,7 @@ class LLM:
         *,
         allow_special: bool = False,
         stream: bool = False,
-    ) -> list[RequestOutput] | Iterator[RequestOutput]:
+    ) -> list[RequestOutput] | Generator[RequestOutput, None, None]:
         """Continue raw prompts, texts or lists of token ids, without a chat template.
 
         ``params`` is one for all or one for each; outputs come in the order of the prompts. With
@@ -202,7 +202,7 @@ class LLM:
             seed=secrets.randbits(64) if params.seed is None else params.seed,
         )
 
-    def _stream(self, answers: list[Answer]) -> Iterator[RequestOutput]:
+    def _stream(self, answers: list[Answer]) -> Generator[RequestOutput, None, None]:
         try:
             while unfinished := [a for a in answers if a.finish_reason is None or a.pending]:
                 if not any(a.pending for a in unfinished):

@@ -1,0 +1,59 @@
+"""One answer on standard output, as text while it grows or as JSON when it is whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from glimmer.cli import stats, terminal
+
+if TYPE_CHECKING:
+    from glimmer import LLM, RequestOutput
+
+
+def answer_once(
+    llm: LLM, outputs: Iterator[RequestOutput], *, as_json: bool, show_stats: bool
+) -> None:
+    """Print the one answer that ``outputs`` brings, and beside it what a person should know."""
+    console = terminal.messages()
+    if llm.model.notice is not None:
+        console.print(llm.model.notice, style="yellow")
+    output = None
+    try:
+        for output in outputs:
+            if not as_json:
+                terminal.write(output.delta)
+    finally:
+        if not as_json and output is not None:
+            terminal.write("\n")
+    assert output is not None, "an answer ends with an output that says why"
+    if as_json:
+        terminal.write(_to_json(llm.model.name, output) + "\n")
+    if output.finish_reason == "length":
+        console.print(length_note(llm, output), style="dim")
+    if show_stats:
+        console.print(stats.describe(output), style="dim")
+
+
+def length_note(llm: LLM, output: RequestOutput) -> str:
+    used = output.usage.prompt_tokens + output.usage.completion_tokens
+    if used >= llm.max_model_len:
+        return f"(The answer ends here: the context of {llm.max_model_len} tokens is full.)"
+    return (
+        f"(The answer ends here: it has reached max_new_tokens, {output.usage.completion_tokens}.)"
+    )
+
+
+def _to_json(model: str, output: RequestOutput) -> str:
+    return json.dumps(
+        {
+            "model": model,
+            "text": output.text,
+            "finish_reason": output.finish_reason,
+            "usage": asdict(output.usage),
+            "timing": asdict(output.timing),
+        },
+        ensure_ascii=False,
+    )
