@@ -1,0 +1,399 @@
+"""A step of the engine against the reference, on sizes that divide by nothing; and what it refuses.
+
+Rounded values have edges: an input that lies between two integers, or a key between two float16,
+falls on either side by the last bit of a float32. So where anything is rounded, a few logits differ
+by much more than the rest, and both the largest and the median difference are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glimmer.architecture import Architecture, Rope
+from glimmer.errors import (
+    GlimmerError,
+    InvalidParameterError,
+    MalformedCheckpointError,
+    OutOfMemoryError,
+    UnknownInstructionSetError,
+    UnsupportedArchitectureError,
+    UnsupportedTensorTypeError,
+)
+from glimmer.native import KVCache, NativeModel, StepInput, check_architecture, instruction_sets
+from glimmer.quantization import quantize
+from tests.support.reference import forward
+from tests.support.tiny import (
+    BLOCK,
+    BLOCK_DTYPES,
+    DTYPES,
+    FLOAT_DTYPES,
+    NOT_DEFINED,
+    Floats,
+    Ints,
+    KVDType,
+    TinyModel,
+    make_cache,
+    make_streams,
+    random_architecture,
+    random_weights,
+    run,
+    seeded,
+    step_input,
+)
+
+ISAS = instruction_sets()
+LENGTHS = (1, 2, 31, 32, 33, 70)  # around one block of the cache, and every remainder of a tile
+LONG_LENGTHS = (511, 512, 513, 1026)  # around the first and second cut of attention, at 512 keys
+
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "smallest": {
+        **{"vocab_size": 1, "hidden_size": 1, "intermediate_size": 1, "num_layers": 1},
+        **{"num_heads": 1, "num_kv_heads": 1, "head_dim": 2, "rope": Rope(dims=2, base=1e4)},
+    },
+    "chatglm": {  # half of each head turned in neighbouring pairs, 16 heads to a KV head
+        **{"num_heads": 32, "num_kv_heads": 2, "head_dim": 16, "qkv_bias": True},
+        "rope": Rope(dims=8, base=1e4),
+    },
+    "llama": {  # whole heads turned in halves, 3 heads to a KV head
+        **{"num_heads": 9, "num_kv_heads": 3, "head_dim": 64, "tied_head": True},
+        "rope": Rope(dims=64, base=1e5, pairing="half"),
+    },
+    "one head to each": {
+        **{"num_heads": 3, "num_kv_heads": 3, "head_dim": 10},
+        "rope": Rope(dims=4, base=100.0, pairing="half", linear_scale=4.0),
+    },
+    "17 heads to each": {
+        **{"num_heads": 34, "num_kv_heads": 2, "head_dim": 6, "hidden_size": 33},
+        **{"qkv_bias": True, "attention_out_bias": True, "mlp_bias": True},
+        "rope": Rope(dims=6, base=5e6),
+    },
+    "no rotary": {
+        **{"num_heads": 5, "num_kv_heads": 1, "head_dim": 8, "rope": Rope(dims=0, base=1e4)}
+    },
+}
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float_weights(shape: str, dtype: str) -> None:
+    architecture = random_architecture(seeded(1), **SHAPES[shape])
+    check_batch(TinyModel.random(architecture, [dtype]))
+
+
+@pytest.mark.parametrize("activations", ["int8", "int16"])
+@pytest.mark.parametrize("dtypes", [*([dtype] for dtype in BLOCK_DTYPES), DTYPES], ids=" ".join)
+def test_block_weights(dtypes: Sequence[str], activations: str) -> None:
+    for seed in range(3):
+        architecture = random_architecture(seeded(seed), input_multiple=BLOCK)
+        check_batch(TinyModel.random(architecture, dtypes, seed), activations)
+
+
+@pytest.mark.parametrize("heads", [(5, 1), (3, 3)], ids=str)
+def test_long_contexts(heads: tuple[int, int]) -> None:
+    architecture = random_architecture(
+        seeded(2), num_layers=1, num_heads=heads[0], num_kv_heads=heads[1], head_dim=8
+    )
+    check_batch(TinyModel.random(architecture), lengths=LONG_LENGTHS, chunk=300)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_architecture_and_batch(data: st.DataObject) -> None:
+    def choose(options: Sequence[Any]) -> Any:
+        return data.draw(st.sampled_from(options))
+
+    dtypes = choose([FLOAT_DTYPES, BLOCK_DTYPES, DTYPES])
+    architecture = random_architecture(
+        choose, input_multiple=1 if dtypes is FLOAT_DTYPES else BLOCK
+    )
+    model = TinyModel.random(architecture, dtypes, seed=choose(range(100)))
+    activations = choose(["int8", "int16"])
+    lengths = data.draw(st.lists(st.integers(1, 70), min_size=1, max_size=8))
+    check_batch(model, activations, lengths, chunk=choose([1, 5, 32, 70]))
+
+
+def check_batch(
+    model: TinyModel,
+    activations: str = "int8",
+    lengths: Sequence[int] = LENGTHS,
+    chunk: int | None = None,
+) -> None:
+    """Runs sequences of these ``lengths`` in one batch, under every instruction set."""
+    rng = np.random.default_rng(0)
+    sequences = [random_tokens(model.architecture, n, rng) for n in lengths]
+    engines = {isa: model.native(isa=isa, activations=activations) for isa in ISAS}
+    input_bits = model.input_bits(activations)
+    kv_dtypes: tuple[KVDType, ...] = ("float32", "float16")
+    for kv_dtype in kv_dtypes:
+        expected = [
+            forward(model.architecture, model.weights, s, kv_dtype=kv_dtype, input_bits=input_bits)
+            for s in sequences
+        ]
+        largest, median = allowed_differences(input_bits, kv_dtype)
+        logits = {
+            isa: np.concatenate(run(engine, sequences, chunk=chunk, kv_dtype=kv_dtype))
+            for isa, engine in engines.items()
+        }
+        difference = np.abs(logits["scalar"] - np.concatenate(expected))
+        assert difference.max() <= largest
+        assert np.median(difference) <= median
+        for isa in ISAS:
+            np.testing.assert_array_equal(logits[isa], logits["scalar"], err_msg=isa)
+
+
+def allowed_differences(input_bits: Mapping[str, int], kv_dtype: KVDType) -> tuple[float, float]:
+    """Largest and median, where logits have a standard deviation of 1."""
+    if 8 in input_bits.values():
+        return 0.2, 2e-2
+    if 16 in input_bits.values():
+        return 5e-3, 3e-4
+    return (5e-3, 3e-4) if kv_dtype == "float16" else (5e-5, 5e-6)
+
+
+@pytest.mark.parametrize("activations", ["int8", "int16"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_product(dtype: str, activations: str) -> None:
+    # Its inputs are the same to the last bits, so that even the rounded ones leave no doubt.
+    rng = np.random.default_rng(0)
+    for num_rows in (1, 15, 17, 70):
+        head, embedding = rng.standard_normal((2, num_rows, 96)).astype(np.float32)
+        model = product_model(head, embedding, dtype)
+        tokens = [random_tokens(model.architecture, n, rng) for n in range(1, 10)]
+        check_product(model, activations, tokens)
+
+
+@pytest.mark.parametrize("activations", ["int8", "int16"])
+@pytest.mark.parametrize("dtype", BLOCK_DTYPES)
+def test_the_largest_sums_fit(dtype: str, activations: str) -> None:
+    # Weights and inputs at the ends of their ranges, products all of one sign, or of both by turns.
+    signs = np.ones((6, 64), np.float32)
+    signs[1:3] = -1
+    signs[2, ::32], signs[3, ::32] = 1, -1  # q4_1 has a range only where a block has two values
+    signs[4, ::2], signs[5, 1::2] = -1, -1
+    check_product(product_model(signs, signs, dtype), activations, [np.arange(6, dtype=np.int32)])
+
+
+def product_model(head: Floats, embedding: Floats, dtype: str) -> TinyModel:
+    """Nothing but ``head @ norm(embedding)``: the only layer adds zero."""
+    vocab_size, hidden_size = head.shape
+    architecture = random_architecture(
+        seeded(0), vocab_size=vocab_size, hidden_size=hidden_size, num_layers=1, tied_head=False
+    )
+    weights = random_weights(architecture, 0)
+    for name, weight in weights.items():
+        if name.startswith(("layers.0.attn_out", "layers.0.mlp_down")):
+            weight[:] = 0
+    weights |= {"head.weight": head, "embedding.weight": embedding}
+    weights["final_norm.weight"][:] = 1
+    return TinyModel.of(architecture, weights, {"head.weight": dtype})
+
+
+def check_product(model: TinyModel, activations: str, tokens: Sequence[Ints]) -> None:
+    input_bits = model.input_bits(activations)
+    # The steps of int16 are so small that many inputs lie on an edge, but that matters little.
+    tolerance = 1e-3 if 16 in input_bits.values() else 5e-5  # of logits up to 30
+    for isa in ISAS:
+        engine = model.native(isa=isa, activations=activations)
+        for token_ids in tokens:
+            expected = forward(model.architecture, model.weights, token_ids, input_bits=input_bits)
+            [logits] = run(engine, [token_ids])
+            np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("target", DTYPES)
+def test_weights_are_converted_as_the_schemes_say(target: str) -> None:
+    architecture = random_architecture(seeded(3), input_multiple=BLOCK)
+    by_engine, by_scheme = NativeModel(architecture, 2), NativeModel(architecture, 2)
+    for name, weight in random_weights(architecture, 0).items():
+        stored, shape = weight.view(np.uint8), weight.shape
+        by_engine.load(name, "float32", shape, stored, target)
+        if weight.ndim == 2:
+            by_scheme.load(name, target, shape, quantize(target, weight))
+        else:  # vectors are never packed
+            by_scheme.load(name, "float32", shape, stored)
+    tokens = [np.arange(3, dtype=np.int32) % architecture.vocab_size]
+    by_engine.finish()
+    by_scheme.finish()
+    np.testing.assert_array_equal(run(by_engine, tokens), run(by_scheme, tokens))
+
+
+def test_keys_and_values_beyond_float16_are_held_at_its_limit() -> None:
+    architecture = random_architecture(seeded(4), qkv_bias=True, num_layers=1)
+    weights = random_weights(architecture, 0)
+    weights["layers.0.attn_v.bias"][::2] = 1e6
+    weights["layers.0.attn_v.bias"][1::2] = -1e6
+    model = TinyModel.of(architecture, weights)
+    token_ids = random_tokens(architecture, 40, np.random.default_rng(0))
+    expected = forward(architecture, weights, token_ids, kv_dtype="float16")
+    for isa in ISAS:
+        [logits] = run(model.native(isa=isa), [token_ids])
+        np.testing.assert_allclose(logits, expected, atol=1e-3)
+
+
+def test_only_the_wanted_rows_come_back() -> None:
+    model = TinyModel.random(random_architecture(seeded(5)))
+    engine = model.native()
+    streams = make_streams([random_tokens(model.architecture, 40, np.random.default_rng(0))])
+    step = step_input([(streams[0], 40)])
+    every_row = engine.step(make_cache(engine, streams), step).logits
+    assert every_row is not None
+    for rows in ([], [39], [0, 7, 8, 31, 39]):
+        wanted = replace(step, logit_rows=np.array(rows, np.int32))
+        result = engine.step(make_cache(engine, streams), wanted)
+        np.testing.assert_array_equal(result.logits, every_row[rows])
+        assert result.token_ids.shape == (0,)
+    assert (
+        engine.step(make_cache(engine, streams), replace(step, return_logits=False)).logits is None
+    )
+
+
+def test_positions_may_be_given() -> None:
+    # Rotary embeddings know distances alone: a common shift changes nothing, a stretch does.
+    model = TinyModel.random(random_architecture(seeded(6), rope=Rope(dims=2, base=1e4)))
+    engine = model.native()
+    streams = make_streams([random_tokens(model.architecture, 9, np.random.default_rng(0))])
+
+    def logits(positions: Ints | None) -> Floats:
+        step = replace(step_input([(streams[0], 9)]), positions=positions)
+        result = engine.step(make_cache(engine, streams, "float32"), step).logits
+        assert result is not None
+        return result
+
+    counted, usual = np.arange(9, dtype=np.int32), logits(None)
+    np.testing.assert_array_equal(logits(counted), usual)
+    np.testing.assert_allclose(logits(counted + 50), usual, atol=1e-3)
+    assert np.abs(logits(3 * counted) - usual).max() > 0.01
+
+
+def random_tokens(architecture: Architecture, n: int, rng: np.random.Generator) -> Ints:
+    return rng.integers(0, architecture.vocab_size, n, np.int32)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("word", [*NOT_DEFINED, "sandwich"])
+def test_choices_that_are_not_built(word: str) -> None:
+    choices = NOT_DEFINED.get(word, {"norm_place": "sandwich"})
+    architecture = random_architecture(seeded(0), **choices)
+    with pytest.raises(UnsupportedArchitectureError, match=word):
+        check_architecture(architecture)
+    with pytest.raises(UnsupportedArchitectureError, match=word):
+        NativeModel(architecture)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"num_heads": 4, "num_kv_heads": 3}, "4 heads cannot share 3 KV heads"),
+        ({"hidden_size": 0}, "hidden_size must be above 0"),
+        ({"head_dim": 8, "rope": Rope(dims=10, base=1e4)}, "10 of 8 channels"),
+        ({"head_dim": 8, "rope": Rope(dims=3, base=1e4)}, "even number"),
+        ({"rope": Rope(dims=2, base=0.0)}, "base must be above 0"),
+        ({"rope": Rope(dims=2, base=1e4, linear_scale=0.0)}, "linear_scale must be above 0"),
+    ],
+)
+def test_impossible_numbers(choices: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedArchitectureError, match=message):
+        check_architecture(random_architecture(seeded(0), **choices))
+
+
+def test_weights_that_do_not_fit() -> None:
+    architecture = random_architecture(seeded(0), hidden_size=40, vocab_size=7)
+    model = NativeModel(architecture, 1)
+    zeros = np.zeros(4 * 7 * 40, np.uint8)
+
+    def refuse(kind: type[GlimmerError], message: str, *weight: Any) -> None:
+        with pytest.raises(kind, match=message):
+            model.load(*weight)
+
+    refuse(MalformedCheckpointError, "not part of", "lm_head.weight", "float32", (7, 40), zeros)
+    name = "embedding.weight"
+    refuse(MalformedCheckpointError, r"\[40, 7\].*\[7, 40\]", name, "float32", (40, 7), zeros)
+    refuse(MalformedCheckpointError, "1116 bytes.*1120", name, "float32", (7, 40), zeros[:-4])
+    refuse(MalformedCheckpointError, "blocks of 32", name, "q4_0", (7, 40), zeros[: 7 * 18])
+    refuse(MalformedCheckpointError, "blocks of 32", name, "float32", (7, 40), zeros, "q8_0")
+    refuse(UnsupportedTensorTypeError, "q6_k.*q4_1", name, "q6_k", (7, 40), zeros)
+    refuse(UnsupportedTensorTypeError, "int3.*q4_1", name, "float32", (7, 40), zeros, "int3")
+    model.load(name, "float32", (7, 40), zeros)
+    refuse(MalformedCheckpointError, "twice", name, "float32", (7, 40), zeros)
+    num_weights = len(architecture.weight_shapes())
+    with pytest.raises(
+        MalformedCheckpointError, match=f"{num_weights - 1} of {num_weights}.*final"
+    ):
+        model.finish()
+
+
+def test_instruction_sets_are_forced_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture = random_architecture(seeded(0))
+    assert ISAS[0] == "scalar"
+    monkeypatch.delenv("GLIMMER_ISA", raising=False)
+    assert NativeModel(architecture).isa == ISAS[-1]
+    monkeypatch.setenv("GLIMMER_ISA", "scalar")
+    assert NativeModel(architecture).isa == "scalar"
+    assert NativeModel(architecture, isa=ISAS[-1]).isa == ISAS[-1]
+    monkeypatch.setenv("GLIMMER_ISA", "avx9000")
+    with pytest.raises(UnknownInstructionSetError, match=r"avx9000.*scalar"):
+        NativeModel(architecture)
+
+
+def test_threads_and_blocks_have_limits() -> None:
+    model = TinyModel.random(random_architecture(seeded(0))).native()
+    for num_threads in (0, -1, 1 << 20):
+        with pytest.raises(InvalidParameterError, match="num_threads"):
+            NativeModel(model.architecture, num_threads)
+    for num_blocks in (0, -1, 1 << 31):
+        with pytest.raises(InvalidParameterError, match="num_blocks"):
+            KVCache(model, num_blocks)
+    with pytest.raises(OutOfMemoryError, match="MiB"):
+        KVCache(model, (1 << 31) - 1)
+
+
+def ints(*values: int) -> Ints:
+    return np.array(values, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"token_ids": ints(1, 2, 7)}, r"token_ids\[2\] is 7"),
+        ({"token_ids": ints(1, -1, 2)}, r"token_ids\[1\] is -1"),
+        ({"token_ids": ints(1, 2)}, "add up to 3, but 2 tokens"),
+        ({"query_lengths": ints(3, 0), "kv_lengths": ints(3, 40)}, r"query_lengths\[1\] is 0"),
+        ({"query_lengths": ints(4, -1)}, "add up to 4, but 3 tokens"),
+        ({"query_lengths": ints(3)}, "kv_lengths must have shape"),
+        ({"kv_lengths": ints(1, 40)}, r"kv_lengths\[0\] is 1"),
+        ({"kv_lengths": ints(65, 40)}, r"kv_lengths\[0\] is 65.*64"),
+        ({"block_tables": np.array([[0, -1], [4, 1]], np.int32)}, r"block_tables\[1, 0\] is 4"),
+        ({"block_tables": np.array([[0, -1], [2, -1]], np.int32)}, r"block_tables\[1, 1\] is -1"),
+        ({"block_tables": np.zeros((1, 2), np.int32)}, "block_tables must have shape"),
+        ({"block_tables": np.zeros((2, 0), np.int32)}, r"kv_lengths\[0\] is 2"),
+        ({"logit_rows": ints(0, 3)}, r"logit_rows\[1\] is 3"),
+        ({"logit_rows": ints(-1)}, r"logit_rows\[0\] is -1"),
+        ({"logit_rows": ints(1, 1)}, r"logit_rows\[1\] is 1"),
+        ({"positions": ints(0, 1)}, "positions must have shape"),
+        ({"positions": ints(0, 1, -4)}, r"positions\[2\] is -4"),
+    ],
+)
+def test_steps_that_do_not_fit(change: Mapping[str, Any], message: str) -> None:
+    model = TinyModel.random(random_architecture(seeded(0), vocab_size=7)).native()
+    cache = KVCache(model, 4)
+    step = StepInput(
+        token_ids=ints(1, 2, 3),
+        query_lengths=ints(2, 1),
+        kv_lengths=ints(2, 40),
+        block_tables=np.array([[0, -1], [3, 1]], np.int32),
+        logit_rows=ints(1, 2),
+        return_logits=True,
+    )
+    before = model.step(cache, step).logits
+    with pytest.raises(InvalidParameterError, match=message):
+        model.step(cache, replace(step, **change))
+    np.testing.assert_array_equal(model.step(cache, step).logits, before)

@@ -1,0 +1,311 @@
+"""Random models of a few thousand weights, in every stored form, for the reference and the engine.
+
+The stored forms are written from GGML's description of its blocks, not from Glimmer's own code:
+this is the second opinion.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from glimmer.architecture import Architecture, Experts, Rope
+from glimmer.native import BLOCK_SIZE, KVCache, NativeModel, SamplingInput, StepInput
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+KVDType = Literal["float16", "float32"]
+T = TypeVar("T")
+
+FLOAT_DTYPES = ("float32", "float16", "bfloat16")
+BLOCK_DTYPES = ("q8_0", "q4_0", "q4_1")
+DTYPES = FLOAT_DTYPES + BLOCK_DTYPES
+BLOCK = 32
+"""Weights per block of ``BLOCK_DTYPES``."""
+MAX_WIDTH = 512
+"""Of all query heads together, so that the reference stays quick."""
+
+NOT_DEFINED: Mapping[str, Mapping[str, Any]] = {
+    "layer": {"norm": "layer"},
+    "normed": {"residual": "normed"},
+    "residual_scale": {"residual_scale": 7.5},
+    "prefix": {"mask": "prefix"},
+    "gelu_tanh": {"mlp": "gelu_tanh"},
+    "2d": {"rope": Rope(dims=2, base=1e4, positions="2d")},
+    "float16": {"rope": Rope(dims=2, base=1e4, frequency_dtype="float16")},
+    "qk_norm": {"qk_norm": True},
+    "prefix_length": {"prefix_length": 8},
+    "experts": {
+        "experts": Experts(
+            num_experts=4,
+            num_experts_per_token=2,
+            num_shared_experts=1,
+            intermediate_size=8,
+            num_dense_layers=1,
+        )
+    },
+}
+"""Choices that neither the reference nor the engine has, by the word that its error must hold."""
+
+
+class Choose(Protocol):
+    """Picks one of the options: ``seeded(...)``, or what a property test draws."""
+
+    def __call__(self, options: Sequence[T], /) -> T: ...
+
+
+def seeded(seed: int) -> Choose:
+    return random.Random(seed).choice
+
+
+def random_architecture(choose: Choose, *, input_multiple: int = 1, **choices: Any) -> Architecture:
+    """Small, and odd in every way that the engine runs; ``choices`` are taken as given.
+
+    The inputs of every matrix are a multiple of ``input_multiple`` (1 or ``BLOCK``).
+    """
+    sizes = [n for n in range(5, 100) if n % input_multiple == 0]
+    head_dim = choices.get("head_dim") or choose([2, 6, 8, 10, 16, 24, 64])
+    # 16 heads of an even width always fill whole blocks.
+    num_heads, num_kv_heads = choose(
+        [
+            (group * kv, kv)
+            for group in (1, 2, 3, 5, 16, 17)
+            for kv in (1, 2, 3)
+            if (width := group * kv * head_dim) % input_multiple == 0 and width <= MAX_WIDTH
+        ]
+    )
+    drawn: dict[str, Any] = {
+        "vocab_size": choose(range(2, 120)),
+        "hidden_size": choose(sizes),
+        "num_layers": choose([1, 2]),
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "head_dim": head_dim,
+        "intermediate_size": choose(sizes),
+        "max_position": 4096,
+        "rope": Rope(
+            dims=choose(range(0, head_dim + 1, 2)),
+            base=choose([100.0, 10000.0, 5e6]),
+            pairing=choose(["interleaved", "half"]),
+            linear_scale=choose([1.0, 4.0]),
+        ),
+        "norm_eps": choose([1e-5, 1.5625e-07]),
+        "qkv_bias": choose([False, True]),
+        "attention_out_bias": choose([False, True]),
+        "mlp_bias": choose([False, True]),
+        "tied_head": choose([False, True]),
+    }
+    return Architecture(**{**drawn, **choices})
+
+
+def random_weights(architecture: Architecture, seed: int) -> dict[str, Floats]:
+    """Weights that keep activations and logits near 1 and attention far from uniform."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for name, shape in architecture.weight_shapes().items():
+        x = rng.standard_normal(shape)
+        if name.endswith("norm.weight"):
+            x = 1 + 0.2 * x
+        elif name.endswith(".bias"):
+            x *= 0.3
+        elif name != "embedding.weight" or architecture.tied_head:
+            x /= np.sqrt(shape[1])
+        if name.endswith(("attn_q.weight", "attn_k.weight")):
+            x *= 1.4  # the standard deviation of scores is then 2
+        weights[name] = x.astype(np.float32)
+    return weights
+
+
+def encode(dtype: str, matrix: Floats) -> tuple[Bytes, Floats]:
+    """The stored bytes of ``matrix`` and, float32, exactly what they stand for."""
+    if dtype == "float32":
+        return _bytes(matrix), matrix
+    if dtype == "float16":
+        half = matrix.astype(np.float16)
+        return _bytes(half), half.astype(np.float32)
+    if dtype == "bfloat16":
+        bits = matrix.view(np.uint32)
+        rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # to nearest, ties to even
+        return _bytes(rounded.astype(np.uint16)), (rounded << 16).view(np.float32)
+    blocks = matrix.reshape(-1, BLOCK)
+    data, values = {"q8_0": _encode_q8_0, "q4_0": _encode_q4_0, "q4_1": _encode_q4_1}[dtype](blocks)
+    return data.reshape(-1), values.reshape(matrix.shape)
+
+
+def _encode_q8_0(blocks: Floats) -> tuple[Bytes, Floats]:
+    d = _scale(np.abs(blocks).max(axis=1) / 127)
+    q = np.clip(np.rint(blocks / d), -127, 127)
+    return np.hstack([_bytes(d.astype(np.float16)), _bytes(q.astype(np.int8))]), d * q
+
+
+def _encode_q4_0(blocks: Floats) -> tuple[Bytes, Floats]:
+    d = _scale(np.abs(blocks).max(axis=1) / 7.5)
+    q = np.clip(np.rint(blocks / d) + 8, 0, 15)
+    return np.hstack([_bytes(d.astype(np.float16)), _nibbles(q)]), d * (q - 8)
+
+
+def _encode_q4_1(blocks: Floats) -> tuple[Bytes, Floats]:
+    m = _half(blocks.min(axis=1))
+    d = _scale((blocks.max(axis=1) - m[:, 0]) / 15)
+    q = np.clip(np.rint((blocks - m) / d), 0, 15)
+    header = [_bytes(x.astype(np.float16)) for x in (d, m)]
+    return np.hstack([*header, _nibbles(q)]), d * q + m
+
+
+def _half(x: Floats) -> Floats:
+    """A column, rounded as stored."""
+    return x.astype(np.float16).astype(np.float32)[:, None]
+
+
+def _scale(x: Floats) -> Floats:
+    """The same to divide by: a block of equal weights gets scale 1."""
+    rounded = _half(x)
+    return np.where(rounded == 0, np.float32(1), rounded)
+
+
+def _nibbles(q: Floats) -> Bytes:
+    low, high = np.hsplit(q.astype(np.uint8), 2)
+    return np.bitwise_or(low, np.left_shift(high, 4, dtype=np.uint8))
+
+
+def _bytes(array: npt.NDArray[Any]) -> Bytes:
+    return np.ascontiguousarray(array).view(np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class TinyModel:
+    """One model twice: as bytes for the engine, as float32 for the reference."""
+
+    architecture: Architecture
+    dtypes: Mapping[str, str]
+    """By weight name, what it is stored as."""
+    stored: Mapping[str, Bytes]
+    weights: Mapping[str, Floats]
+    """What the stored bytes stand for."""
+
+    @classmethod
+    def of(
+        cls,
+        architecture: Architecture,
+        weights: Mapping[str, Floats],
+        dtypes: Mapping[str, str] = MappingProxyType({}),
+    ) -> TinyModel:
+        """``weights``, those not in ``dtypes`` stored as float32."""
+        dtypes = {name: dtypes.get(name, "float32") for name in weights}
+        encoded = {name: encode(dtypes[name], weight) for name, weight in weights.items()}
+        return cls(
+            architecture,
+            dtypes,
+            {name: data for name, (data, _) in encoded.items()},
+            {name: values for name, (_, values) in encoded.items()},
+        )
+
+    @classmethod
+    def random(
+        cls, architecture: Architecture, dtypes: Sequence[str] = ("float32",), seed: int = 0
+    ) -> TinyModel:
+        """Random weights: each matrix stored as one of ``dtypes``, each vector as any float."""
+        choose = seeded(seed)
+        shapes = architecture.weight_shapes()
+        chosen = {n: choose(dtypes if len(s) == 2 else FLOAT_DTYPES) for n, s in shapes.items()}
+        return cls.of(architecture, random_weights(architecture, seed), chosen)
+
+    def native(self, **choices: Any) -> NativeModel:
+        """Loaded into the engine; ``choices`` as for ``NativeModel``, but one thread by default."""
+        model = NativeModel(self.architecture, **{"num_threads": 1, **choices})
+        for name, shape in self.architecture.weight_shapes().items():
+            model.load(name, self.dtypes[name], shape, self.stored[name])
+        model.finish()
+        return model
+
+    def input_bits(self, activations: str) -> dict[str, int]:
+        """By weight name, the bits of the integer inputs with which the engine multiplies it."""
+        int4_inputs = {"int8": 8, "int16": 16}[activations]
+        bits = {"q8_0": 16, "q4_0": int4_inputs, "q4_1": int4_inputs}
+        return {name: bits[dtype] for name, dtype in self.dtypes.items() if dtype in bits}
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """A sequence on its way through the engine, with the blocks that hold it."""
+
+    token_ids: Ints
+    block_table: Ints
+    num_computed: int = 0
+
+    @property
+    def num_left(self) -> int:
+        return len(self.token_ids) - self.num_computed
+
+
+def make_streams(sequences: Sequence[Ints], seed: int = 0) -> list[Stream]:
+    """Streams that share one cache: its blocks are dealt to them in random order."""
+    counts = [-(-len(token_ids) // BLOCK_SIZE) for token_ids in sequences]
+    blocks = np.random.default_rng(seed).permutation(sum(counts)).astype(np.int32)
+    tables = np.split(blocks, np.cumsum(counts)[:-1])
+    return [Stream(token_ids, table) for token_ids, table in zip(sequences, tables, strict=True)]
+
+
+def make_cache(
+    model: NativeModel, streams: Sequence[Stream], dtype: KVDType = "float16"
+) -> KVCache:
+    return KVCache(model, sum(len(stream.block_table) for stream in streams), dtype)
+
+
+def step_input(
+    parts: Sequence[tuple[Stream, int]], sampling: SamplingInput | None = None
+) -> StepInput:
+    """The next so many tokens of each stream, the logits of all of them wanted."""
+    # What lies beyond a sequence's blocks must not be read: -1 is no block.
+    tables = np.full((len(parts), max(len(s.block_table) for s, _ in parts)), -1, np.int32)
+    for row, (stream, _) in zip(tables, parts, strict=True):
+        row[: len(stream.block_table)] = stream.block_table
+    token_ids = np.concatenate([s.token_ids[s.num_computed :][:n] for s, n in parts])
+    return StepInput(
+        token_ids=token_ids,
+        query_lengths=np.array([n for _, n in parts], np.int32),
+        kv_lengths=np.array([s.num_computed + n for s, n in parts], np.int32),
+        block_tables=tables,
+        logit_rows=np.arange(len(token_ids), dtype=np.int32),
+        sampling=sampling,
+        return_logits=True,
+    )
+
+
+def advance(
+    model: NativeModel, cache: KVCache, parts: Sequence[tuple[Stream, int]]
+) -> list[Floats]:
+    """Runs that step; the logits ``[n, vocab_size]`` of each part."""
+    result = model.step(cache, step_input(parts))
+    for stream, n in parts:
+        stream.num_computed += n
+    assert result.logits is not None
+    return np.split(result.logits, np.cumsum([n for _, n in parts])[:-1])
+
+
+def run(
+    model: NativeModel,
+    sequences: Sequence[Ints],
+    *,
+    chunk: int | None = None,
+    kv_dtype: KVDType = "float16",
+    seed: int = 0,
+) -> list[Floats]:
+    """Logits ``[n, vocab_size]`` of each sequence, all in one batch, ``chunk`` tokens per step."""
+    streams = make_streams(sequences, seed)
+    cache = make_cache(model, streams, kv_dtype)
+    logits: list[list[Floats]] = [[] for _ in streams]
+    while unfinished := [i for i, stream in enumerate(streams) if stream.num_left]:
+        parts = [
+            (streams[i], min(chunk or streams[i].num_left, streams[i].num_left)) for i in unfinished
+        ]
+        for i, piece in zip(unfinished, advance(model, cache, parts), strict=True):
+            logits[i].append(piece)
+    return [np.concatenate(pieces) for pieces in logits]
