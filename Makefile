@@ -18,6 +18,8 @@ CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 # make nor the shell may read it as code.
 export GLIMMER_PROMPT := $(value PROMPT)
 unexport PROMPT
+# Ninja would look for a jobserver that recipes have no access to.
+unexport MAKEFLAGS
 
 # Every step writes to the same .venv or build folder, so that -j may not run two at once.
 .NOTPARALLEL:
