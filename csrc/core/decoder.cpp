@@ -114,6 +114,7 @@ struct Decoder::Step {
   // --- before the threads start: everything that may allocate or throw
 
   void check(const KVCache& cache, const StepInput& in) const {
+    if (!cache.fits(a)) throw invalid("The KV cache was made for a network of other sizes.");
     int first_token = 0;
     for (int s = 0; s < in.num_sequences; ++s) {
       const int query = in.query_lengths[s], keys = in.kv_lengths[s];

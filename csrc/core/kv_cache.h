@@ -16,6 +16,8 @@ class KVCache {
   // Bytes of one block; what a context costs is a whole number of these.
   static size_t block_bytes(const Architecture& architecture, KVDType dtype);
 
+  // Whether it was made for a network of these sizes.
+  bool fits(const Architecture& architecture) const;
   KVDType dtype() const { return dtype_; }
   int num_blocks() const { return num_blocks_; }
   // [head_dim][32] of float or float16
@@ -30,7 +32,7 @@ class KVCache {
 
  private:
   KVDType dtype_;
-  int num_blocks_, num_layers_, num_heads_;
+  int num_blocks_, num_layers_, num_heads_, head_dim_;
   size_t key_bytes_, page_bytes_;
   Pages pages_;
 };

@@ -61,6 +61,7 @@ void Sampler::sample(const RowSampling& row, float* logits, int num_logprobs, Ro
   if (num_logprobs >= 0) log_probabilities(logits, num_logprobs, result);
   for (size_t i = 0; i < row.bias_ids.size(); ++i) logits[row.bias_ids[i]] += row.bias_values[i];
   penalise(row, logits);
+  if (!usable(logits, vocab_size_)) return;  // a bias or penalty may overflow as well
   result.token = row.temperature == 0 ? argmax(logits, vocab_size_) : draw(row, logits);
   if (num_logprobs >= 0 && result.token >= 0) result.logprob = logprobs_[result.token];
 }
@@ -110,6 +111,7 @@ int32_t Sampler::draw(const RowSampling& row, const float* logits) {
     ids_[n] = i;
     n += p[i] >= row.min_p && logits[i] > -std::numeric_limits<float>::infinity();
   }
+  if (n == 0) return -1;
   const Likelier likelier{p};
   if (row.top_k > 0 && row.top_k < n) {
     std::nth_element(ids_.begin(), ids_.begin() + row.top_k - 1, ids_.begin() + n, likelier);

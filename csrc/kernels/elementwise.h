@@ -91,13 +91,13 @@ static float exp_shifted(float* x, int n, float shift) {
 }
 
 // float16 of x, [n] with n a multiple of 8. What exceeds float16 is held at its largest value: an
-// infinity in a page would turn the zero weight of a masked key into NaN.
+// infinity in a page would turn the zero weight of a masked key into NaN. NaN stays NaN, to be
+// found in the logits: the order of operands below sees to it.
 template <class V>
 static void to_half(const float* x, int n, uint16_t* out) {
   const typename V::F limit = V::set(65504.0f);
   for (int i = 0; i < n; i += 8) {
-    const typename V::F v = V::load(x + i);
-    V::store_half(out + i, V::max(V::min(v, limit), V::sub(V::zero(), limit)));
+    V::store_half(out + i, V::max(V::sub(V::zero(), limit), V::min(limit, V::load(x + i))));
   }
 }
 

@@ -208,6 +208,13 @@ def weight_names(
         MalformedCheckpointError: a weight is missing or has another shape.
         UnsupportedTensorTypeError: a weight is stored in a type that the engine does not run.
     """
+    # Said before the layers are counted out: a damaged number may claim billions of them.
+    if architecture.num_layers > len(checkpoint.tensors):
+        raise MalformedCheckpointError(
+            f"{checkpoint.path} claims {architecture.num_layers} layers, but it holds "
+            f"{len(checkpoint.tensors)} tensors in all. The file is damaged or incomplete: "
+            "download or convert it again."
+        )
     names = {}
     for canonical, shape in architecture.weight_shapes().items():
         name = family.weight_map.file_name(canonical)

@@ -161,7 +161,9 @@ def raw_logits(result: StepResult) -> Floats:
 @pytest.mark.parametrize("isa", ISAS)
 def test_greedy_after_bias_and_penalties(isa: str) -> None:
     rng = np.random.default_rng(0)
-    engine = lookup_model(random_table(8, 12)).native(isa=isa)
+    table = random_table(8, 12)
+    table[4:] -= 8  # penalties treat negative logits otherwise, so let them win as well
+    engine = lookup_model(table).native(isa=isa)
     rows = [
         Row(
             temperature=0,
@@ -369,6 +371,17 @@ def test_damaged_logits_give_no_token() -> None:
 def test_nothing_left_to_choose_from(temperature: float) -> None:
     row = Row(temperature=temperature, bias=dict.fromkeys(range(37), float("-inf")))
     assert choose(LOOKUP[ISAS[-1]], [0], [row]).token_ids.tolist() == [-1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "row", [Row(bias={3: float("inf")}), Row(bias={3: float("nan")}), Row(min_p=1.5)]
+)
+def test_values_that_leave_nothing_sensible_give_no_token(row: Row, temperature: float) -> None:
+    """SamplingParams lets none of these through; the core stays within its bounds all the same."""
+    row = replace(row, temperature=temperature)
+    token = choose(LOOKUP[ISAS[-1]], [0], [row]).token_ids.tolist()[0]
+    assert token == -1 or (temperature == 0 and row.min_p > 1)
 
 
 # --- what is refused

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from glimmer.architecture import Architecture
-from glimmer.errors import InvalidParameterError
+from glimmer.errors import InvalidParameterError, UnsupportedArchitectureError
 from glimmer.native import _core
 from glimmer.native.cpu import physical_cores
 
@@ -44,6 +44,15 @@ def kv_block_bytes(architecture: Architecture, dtype: KVDType = "float16") -> in
     return _core.kv_block_bytes(_to_core(architecture), getattr(_core.KVDType, dtype))
 
 
+def _int32(name: str, value: Any) -> Any:
+    """The value, unless it is an integer that no network has and the core could not hold."""
+    if isinstance(value, int) and not 0 <= value < 2**31:
+        raise UnsupportedArchitectureError(
+            f"The network's {name} must be below {2**31}, but it is {value}."
+        )
+    return value
+
+
 def check_architecture(architecture: Architecture) -> None:
     """Raise UnsupportedArchitectureError, naming the choice, if the core does not run it."""
     _to_core(architecture).check()
@@ -56,7 +65,7 @@ def _to_core(architecture: Architecture) -> _core.Architecture:
         "intermediate_size", "norm_eps", "residual_scale", "qkv_bias", "attention_out_bias",
         "mlp_bias", "qk_norm", "prefix_length", "tied_head",
     ):  # fmt: skip
-        setattr(core, name, getattr(architecture, name))
+        setattr(core, name, _int32(name, getattr(architecture, name)))
     for name, kind in (
         ("norm", _core.Norm),
         ("norm_place", _core.NormPlace),
@@ -65,7 +74,7 @@ def _to_core(architecture: Architecture) -> _core.Architecture:
         ("mlp", _core.Mlp),
     ):
         setattr(core, name, getattr(kind, getattr(architecture, name)))
-    core.rope_dims = rope.dims
+    core.rope_dims = _int32("rope dims", rope.dims)
     core.rope_base = rope.base
     core.rope_linear_scale = rope.linear_scale
     core.rope_pairing = getattr(_core.RopePairing, rope.pairing)
@@ -244,7 +253,8 @@ class NativeModel:
         """Run one batch: forward pass, then the choice of tokens. [T] tokens in, [L] rows out.
 
         Raises:
-            InvalidParameterError: an id, length or table is out of range; nothing was changed.
+            InvalidParameterError: an id, length or table is out of range, or the cache is another
+                network's; nothing was changed.
         """
         assert self._finished, "finish() comes before step()"
         num_rows, sampling = len(step.logit_rows), step.sampling
@@ -254,6 +264,10 @@ class NativeModel:
             raise InvalidParameterError(
                 f"block_tables must have shape [{num_sequences}, max_blocks], but it has "
                 f"{list(step.block_tables.shape)}."
+            )
+        if (total := int(step.query_lengths.sum(dtype=np.int64))) != num_tokens:
+            raise InvalidParameterError(
+                f"query_lengths add up to {total}, but {num_tokens} tokens were given."
             )
         positions = step.positions
         if positions is None:
@@ -265,10 +279,6 @@ class NativeModel:
             )  # fmt: skip
         else:
             _check_length("positions", positions, num_tokens)
-        if len(positions) != num_tokens:
-            raise InvalidParameterError(
-                f"query_lengths add up to {len(positions)}, but {num_tokens} tokens were given."
-            )
         core_sampling, num_logprobs, chosen = None, -1, 0
         if sampling is not None:
             sampling.check(num_rows)
