@@ -12,6 +12,7 @@
 
 #include "core/decoder.h"
 #include "core/error.h"
+#include "core/memory.h"
 #include "kernels/kernels.h"
 
 namespace nb = nanobind;
@@ -124,6 +125,7 @@ NB_MODULE(_core, m) {
   });
 
   m.attr("BLOCK_SIZE") = kPageTokens;
+  m.def("trim_heap", &trim_heap);
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
     for (const InstructionSet& set : instruction_sets()) names.push_back(set.name);

@@ -187,6 +187,13 @@ struct Decoder::Step {
     grow(sines, m * (a.rope_dims / 2));
     // The sampler works in place; logits that the caller wants are sampled from a copy.
     if (in.sampling) grow(own_logits, static_cast<size_t>(in.num_logit_rows) * a.vocab_size);
+    bool room = in.num_logprobs >= 0;
+    for (int i = 0; in.sampling && i < in.num_logit_rows; ++i) {
+      room |= Sampler::needs_room(in.sampling[i]);
+    }
+    for (Thread& t : threads) {
+      if (room) t.sampler->reserve();
+    }
     logits = out.logits ? out.logits : in.sampling ? own_logits.data() : nullptr;
     const unsigned forms = d.weights_.forms();
     shared.reserve(forms, in.num_tokens, widest);

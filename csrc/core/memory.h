@@ -23,6 +23,9 @@ class Pages {
   size_t size_ = 0;
 };
 
+// Gives memory that was freed back to the operating system, where the allocator can.
+void trim_heap();
+
 // Hands out 64-byte aligned pieces of large mappings and frees them all at once.
 class Arena {
  public:

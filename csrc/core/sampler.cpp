@@ -24,6 +24,10 @@ int32_t argmax(const float* x, int n) {
                                                             : -1;
 }
 
+bool penalises(const RowSampling& row) {
+  return row.repetition_penalty != 1 || row.presence_penalty != 0 || row.frequency_penalty != 0;
+}
+
 bool usable(const float* x, int n) {  // -infinity is allowed: a token that is ruled out
   bool bad = false;
   for (int i = 0; i < n; ++i) bad |= !(x[i] < std::numeric_limits<float>::infinity());
@@ -49,12 +53,16 @@ double uniform(uint64_t seed, int64_t position) {
 }
 
 Sampler::Sampler(const Kernels& kernels, int vocab_size)
-    : kernels_(kernels),
-      vocab_size_(vocab_size),
-      probabilities_(vocab_size),
-      logprobs_(vocab_size),
-      counts_(vocab_size),
-      ids_(vocab_size) {}
+    : kernels_(kernels), vocab_size_(vocab_size) {}
+
+bool Sampler::needs_room(const RowSampling& row) { return row.temperature != 0 || penalises(row); }
+
+void Sampler::reserve() {
+  probabilities_.resize(vocab_size_);
+  logprobs_.resize(vocab_size_);
+  counts_.resize(vocab_size_);
+  ids_.resize(vocab_size_);
+}
 
 void Sampler::sample(const RowSampling& row, float* logits, int num_logprobs, RowResult& result) {
   if (!usable(logits, vocab_size_)) return;
@@ -81,8 +89,7 @@ void Sampler::log_probabilities(const float* logits, int num_logprobs, RowResult
 }
 
 void Sampler::penalise(const RowSampling& row, float* logits) {
-  if (row.repetition_penalty == 1 && row.presence_penalty == 0 && row.frequency_penalty == 0)
-    return;
+  if (!penalises(row)) return;
   // A count of -1 marks a token that only the prompt holds.
   const auto prompt = row.history.first(row.prompt_length),
              answer = row.history.subspan(row.prompt_length);

@@ -42,6 +42,11 @@ class Sampler {
  public:
   Sampler(const Kernels& kernels, int vocab_size);
 
+  // Whether `reserve` must come before this row: for all but the plain likeliest token. Rows that
+  // want log probabilities need it too.
+  static bool needs_room(const RowSampling& row);
+  void reserve();
+
   // `logits` [vocab_size] is overwritten. With num_logprobs < 0 no log probability is computed.
   void sample(const RowSampling& row, float* logits, int num_logprobs, RowResult& result);
 

@@ -246,6 +246,7 @@ void test_sampling() {
   for (const InstructionSet& isa : instruction_sets()) {
     const int n = 257;
     Sampler sampler(*isa.kernels, n);
+    sampler.reserve();
     const std::vector<float> logits = normal(random, n, 3);
     const std::vector<int32_t> history = {5, 5, 9, 200, 9};
     const std::vector<int32_t> bias_ids = {3};

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -72,6 +70,8 @@ def _verify(path: Path, file: PackagedFile, install: str) -> None:
     seen = _read_seen()
     if seen.get(str(path)) == identity:
         return
+    import hashlib  # loads OpenSSL, which no later start needs
+
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != file.sha256:
@@ -96,6 +96,8 @@ def _read_seen() -> dict[str, list[object]]:
 
 
 def _write_seen(seen: Mapping[str, list[object]]) -> None:
+    import tempfile
+
     target = _seen_path()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import secrets
 from collections.abc import Generator, Mapping, Sequence
 from typing import Literal, cast, get_args, overload
 
@@ -199,7 +198,7 @@ class LLM:
             prompt_token_ids=tuple(prompt),
             params=params,
             stop_token_ids=frozenset(stop_ids),
-            seed=secrets.randbits(64) if params.seed is None else params.seed,
+            seed=int.from_bytes(os.urandom(8)) if params.seed is None else params.seed,
         )
 
     def _stream(self, answers: list[Answer]) -> Generator[RequestOutput, None, None]:

@@ -28,6 +28,7 @@ from glimmer.native import (
     NativeModel,
     StepInput,
     available_memory,
+    trim_heap,
 )
 from glimmer.native.model import Activations, Float32Array, KVDType
 from glimmer.quantization import SCHEMES
@@ -48,30 +49,37 @@ _SMALL_MODEL_PARAMETERS = 1_000_000_000
 
 
 class LoadedModel:
-    """A model that is ready to run: network, tokenizer, chat template. Made by ``load``."""
+    """A model that is ready to run: network, tokenizer, chat template. Made by ``load``.
+
+    It holds no file: the checkpoint may be moved or deleted.
+    """
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        path: Path,
+        own_name: str,
         family: Family,
         architecture: Architecture,
         native: NativeModel,
+        tokenizer: Tokenizer | None,
         weights: Weights,
         release: Release | None,
     ) -> None:
-        self.checkpoint = checkpoint
+        self.path = path
         self.architecture = architecture
         self.native = native
         self.weights = weights
         self.release = release
+        self._own_name = own_name
         self._family = family
+        self._tokenizer = tokenizer
 
     @property
     def name(self) -> str:
         """What to call the model: the release's title, else the file's own name, else its path."""
         if self.release is not None:
             return f"{self.release.title} ({self.release.name})"
-        return model_name(self.checkpoint)
+        return self._own_name
 
     @property
     def family(self) -> str:
@@ -96,20 +104,20 @@ class LoadedModel:
         """float16, but float32 where float32 arithmetic was asked for."""
         return "float32" if self.weights == "float32" else "float16"
 
-    @cached_property
+    @property
     def has_tokenizer(self) -> bool:
-        """Whether there is one at all; without, the model runs for token ids alone."""
-        return self._family.has_tokenizer(self.checkpoint)
+        """Without one, the model runs for token ids alone."""
+        return self._tokenizer is not None
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
-        """Raises TokenizerError: there is none, or it is broken."""
-        if not self.has_tokenizer:
+        """Raises TokenizerError if there is none."""
+        if self._tokenizer is None:
             raise TokenizerError(
-                f"{self.checkpoint.path} holds no tokenizer, so it runs for token ids alone: give "
-                "lists of ids, or a file that was converted with its tokenizer."
+                f"{self.path} holds no tokenizer, so it runs for token ids alone: give lists of "
+                "ids, or a file that was converted with its tokenizer."
             )
-        return self._family.tokenizer(self.checkpoint)
+        return self._tokenizer
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -176,22 +184,26 @@ def load(
             f"weights must be one of {', '.join(get_args(Weights))}, but it is {weights!r}."
         )
     path, release = find_file(model)
-    checkpoint = open_checkpoint(path)
-    found = recognise(checkpoint, family)
-    architecture = found.architecture(checkpoint)
-    names = weight_names(checkpoint, found, architecture)
-    _check_memory(checkpoint, names, _TARGETS[weights])
-    if activations == "auto":
-        small = architecture.num_parameters < _SMALL_MODEL_PARAMETERS
-        activations = "int16" if small else "int8"
-    native = NativeModel(architecture, num_threads, activations=activations)
-    for canonical, name in names.items():
-        tensor = checkpoint.tensors[name]
-        target = _TARGETS[weights] if len(tensor.shape) == 2 else None
-        native.load(canonical, tensor.dtype, tensor.shape, checkpoint.read(name), target)
-        checkpoint.release(name)
+    with open_checkpoint(path) as checkpoint:
+        found = recognise(checkpoint, family)
+        architecture = found.architecture(checkpoint)
+        names = weight_names(checkpoint, found, architecture)
+        _check_memory(checkpoint, names, _TARGETS[weights])
+        if activations == "auto":
+            small = architecture.num_parameters < _SMALL_MODEL_PARAMETERS
+            activations = "int16" if small else "int8"
+        native = NativeModel(architecture, num_threads, activations=activations)
+        # Before the weights: what building it takes for a moment is then free again for them.
+        tokenizer = found.tokenizer(checkpoint) if found.has_tokenizer(checkpoint) else None
+        trim_heap()
+        own_name = model_name(checkpoint)
+        for canonical, name in names.items():
+            tensor = checkpoint.tensors[name]
+            target = _TARGETS[weights] if len(tensor.shape) == 2 else None
+            native.load(canonical, tensor.dtype, tensor.shape, checkpoint.read(name), target)
+            checkpoint.release(name)
     native.finish()
-    return LoadedModel(checkpoint, found, architecture, native, weights, release)
+    return LoadedModel(path, own_name, found, architecture, native, tokenizer, weights, release)
 
 
 def model_name(checkpoint: Checkpoint) -> str:

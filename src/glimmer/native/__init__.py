@@ -12,6 +12,7 @@ from glimmer.native.model import (
     instruction_set,
     instruction_sets,
     kv_block_bytes,
+    trim_heap,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "instruction_sets",
     "kv_block_bytes",
     "physical_cores",
+    "trim_heap",
 ]

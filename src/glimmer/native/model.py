@@ -39,6 +39,11 @@ def instruction_set(name: str | None = None) -> str:
     return _core.find_instruction_set(os.environ.get("GLIMMER_ISA", "") if name is None else name)
 
 
+def trim_heap() -> None:
+    """Give freed memory back to the operating system, where the allocator can."""
+    _core.trim_heap()
+
+
 def kv_block_bytes(architecture: Architecture, dtype: KVDType = "float16") -> int:
     """Bytes of one KV block: ``BLOCK_SIZE`` tokens of all layers."""
     return _core.kv_block_bytes(_to_core(architecture), getattr(_core.KVDType, dtype))
