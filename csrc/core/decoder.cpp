@@ -3,12 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <string>
 
 #include "core/activations.h"
 #include "core/attention.h"
-#include "core/error.h"
-#include "core/half.h"
 
 namespace glimmer {
 namespace {
@@ -20,59 +17,7 @@ constexpr int kPackAloneTokens = 4;
 constexpr size_t kChunkBytes = 192 << 10;
 constexpr int kMaxChunkStrips = 16;
 
-Error not_built(const std::string& choice) {
-  return Error(ErrorKind::kUnsupportedArchitecture,
-               "The network needs " + choice + ", which this engine does not run yet.");
-}
-
-Error invalid(const std::string& message) { return Error(ErrorKind::kInvalidParameter, message); }
-
-std::string at(const char* array, int index) {
-  return std::string(array) + "[" + std::to_string(index) + "]";
-}
-
 }  // namespace
-
-void Architecture::check() const {
-  const auto positive = [](const char* name, double value) {
-    if (!(value > 0)) {
-      throw Error(ErrorKind::kUnsupportedArchitecture, std::string("The network's ") + name +
-                                                           " must be above 0, but it is " +
-                                                           std::to_string(value) + ".");
-    }
-  };
-  positive("vocab_size", vocab_size);
-  positive("hidden_size", hidden_size);
-  positive("num_layers", num_layers);
-  positive("num_heads", num_heads);
-  positive("num_kv_heads", num_kv_heads);
-  positive("head_dim", head_dim);
-  positive("intermediate_size", intermediate_size);
-  positive("rope base", rope_base);
-  positive("rope linear_scale", rope_linear_scale);
-  if (num_heads % num_kv_heads != 0) {
-    throw Error(ErrorKind::kUnsupportedArchitecture,
-                "The network's " + std::to_string(num_heads) + " heads cannot share " +
-                    std::to_string(num_kv_heads) + " KV heads evenly.");
-  }
-  if (rope_dims < 0 || rope_dims % 2 != 0 || rope_dims > head_dim) {
-    throw Error(ErrorKind::kUnsupportedArchitecture,
-                "The network rotates " + std::to_string(rope_dims) + " of " +
-                    std::to_string(head_dim) +
-                    " channels; it must be an even number, at most all of them.");
-  }
-  if (norm != Norm::kRms) throw not_built("norm \"layer\" (LayerNorm)");
-  if (norm_place != NormPlace::kPre) throw not_built("norm_place \"sandwich\"");
-  if (residual != Residual::kInput) throw not_built("residual \"normed\"");
-  if (residual_scale != 1) throw not_built("a residual_scale other than 1");
-  if (mask != Mask::kCausal) throw not_built("mask \"prefix\"");
-  if (mlp != Mlp::kSwiGlu) throw not_built("mlp \"gelu_tanh\"");
-  if (rope_positions != RopePositions::k1d) throw not_built("rope positions \"2d\"");
-  if (rope_half_frequencies) throw not_built("rope frequency_dtype \"float16\"");
-  if (qk_norm) throw not_built("qk_norm");
-  if (num_experts != 0) throw not_built("experts");
-  if (prefix_length != 0) throw not_built("prefix_length above 0");
-}
 
 // One step. All threads run `work` side by side; a barrier closes each phase.
 struct Decoder::Step {
@@ -111,68 +56,7 @@ struct Decoder::Step {
     }
   }
 
-  // --- before the threads start: everything that may allocate or throw
-
-  void check(const KVCache& cache, const StepInput& in) const {
-    if (!cache.fits(a)) throw invalid("The KV cache was made for a network of other sizes.");
-    int first_token = 0;
-    for (int s = 0; s < in.num_sequences; ++s) {
-      const int query = in.query_lengths[s], keys = in.kv_lengths[s];
-      if (query < 1 || query > in.num_tokens - first_token) {
-        throw invalid(at("query_lengths", s) + " is " + std::to_string(query) +
-                      ", but it must be at least 1 and all of them must add up to the " +
-                      std::to_string(in.num_tokens) + " tokens given.");
-      }
-      const int64_t room = static_cast<int64_t>(in.max_blocks) * kPageTokens;
-      if (keys < query || keys > room) {
-        throw invalid(at("kv_lengths", s) + " is " + std::to_string(keys) +
-                      ", but it must lie between the sequence's " + std::to_string(query) +
-                      " new tokens and the " + std::to_string(room) + " that its blocks hold.");
-      }
-      for (int b = 0; b * kPageTokens < keys; ++b) {
-        const int block = in.block_tables[static_cast<size_t>(s) * in.max_blocks + b];
-        if (block < 0 || block >= cache.num_blocks()) {
-          throw invalid("block_tables[" + std::to_string(s) + ", " + std::to_string(b) + "] is " +
-                        std::to_string(block) + ", but the cache has blocks 0 to " +
-                        std::to_string(cache.num_blocks() - 1) + ".");
-        }
-      }
-      first_token += query;
-    }
-    if (first_token != in.num_tokens) {
-      throw invalid("query_lengths add up to " + std::to_string(first_token) + ", but " +
-                    std::to_string(in.num_tokens) + " tokens were given.");
-    }
-    for (int t = 0; t < in.num_tokens; ++t) {
-      check_id(at("token_ids", t), in.token_ids[t]);
-      if (in.positions[t] < 0) {
-        throw invalid(at("positions", t) + " is " + std::to_string(in.positions[t]) +
-                      ", but positions count from 0.");
-      }
-    }
-    for (int i = 0; i < in.num_logit_rows; ++i) {
-      const int row = in.logit_rows[i], before = i ? in.logit_rows[i - 1] : -1;
-      if (row <= before || row >= in.num_tokens) {
-        throw invalid(at("logit_rows", i) + " is " + std::to_string(row) +
-                      ", but rows must ascend and stay below the " + std::to_string(in.num_tokens) +
-                      " tokens given.");
-      }
-      if (!in.sampling) continue;
-      for (const int32_t id : in.sampling[i].history) check_id("a token of history", id);
-      for (const int32_t id : in.sampling[i].bias_ids) check_id("a token of bias_ids", id);
-    }
-    if (in.num_logprobs > a.vocab_size) {
-      throw invalid("num_logprobs is " + std::to_string(in.num_logprobs) +
-                    ", but the vocabulary has " + std::to_string(a.vocab_size) + " tokens.");
-    }
-  }
-
-  void check_id(const std::string& what, int32_t id) const {
-    if (id >= 0 && id < a.vocab_size) return;
-    throw invalid(what + " is " + std::to_string(id) + ", but token ids run from 0 to " +
-                  std::to_string(a.vocab_size - 1) + ".");
-  }
-
+  // Before the threads start: everything that may allocate or throw.
   void prepare(KVCache& kv, const StepInput& in, const StepOutput& out) {
     cache = &kv;
     input = &in;
@@ -216,8 +100,7 @@ struct Decoder::Step {
     if (v.size() < n) v.resize(n);
   }
 
-  // --- what every thread runs
-
+  // What every thread runs.
   void work(Thread& t) {
     const int m = input->num_tokens;
     embed(t);
@@ -293,7 +176,7 @@ struct Decoder::Step {
   // The rows of `count` that fall to this thread when all take equal shares.
   std::pair<int, int> share(const Thread& t, int count) const {
     const int64_t n = static_cast<int64_t>(threads.size());
-    return {static_cast<int>(count * t.index / n),
+    return {static_cast<int>(count * (t.index + int64_t{0}) / n),
             static_cast<int>(count * (t.index + int64_t{1}) / n)};
   }
 
@@ -500,7 +383,7 @@ Decoder::~Decoder() = default;
 
 void Decoder::step(KVCache& cache, const StepInput& input, const StepOutput& output) {
   const std::lock_guard<std::mutex> turn(stepping_);
-  step_->check(cache, input);
+  check_step(architecture_, cache, input);
   step_->prepare(cache, input, output);
   pool_.run([&](int thread) { step_->work(step_->threads[thread]); });
 }

@@ -215,11 +215,13 @@ DType dtype_from_name(std::string_view name) {
 }
 
 void Matrix::unpack_row(int row, float* out) const {
-  // Only embeddings are read by rows: a few per step, so a detour through the stored form is fine.
-  thread_local std::vector<uint8_t> stored;
-  stored.resize(row_bytes(dtype, cols));
-  collect_row(dtype, data + row / 16 * strip_bytes, cols, row % 16, stored.data());
-  decode_row(dtype, stored.data(), cols, out);
+  const DTypeInfo& type = info(dtype);
+  const uint8_t* strip = data + row / 16 * strip_bytes;
+  uint8_t stored[64];
+  for (int i = 0; i < cols; i += type.block_size, strip += type.strip_bytes) {
+    collect_row(dtype, strip, type.block_size, row % 16, stored);
+    decode_row(dtype, stored, type.block_size, out + i);
+  }
 }
 
 Weights::Weights(const Architecture& a, Form int4_inputs)

@@ -400,8 +400,8 @@ def test_values_that_leave_nothing_sensible_give_no_token(row: Row, temperature:
         ({"prompt_lengths": np.array([-1, 0], np.int32)}, "prompt_lengths"),
         ({"bias_values": np.ones(3, np.float32)}, "bias_values must have shape"),
         ({"bias_offsets": np.array([0, 1, 3], np.int32)}, "bias_offsets must ascend"),
-        ({"history": np.array([0, 37], np.int32)}, "history is 37"),
-        ({"bias_ids": np.array([0, -1], np.int32)}, "bias_ids is -1"),
+        ({"history": np.array([0, 37], np.int32)}, r"history\[1\] is 37"),
+        ({"bias_ids": np.array([0, -1], np.int32)}, r"bias_ids\[1\] is -1"),
         ({"num_logprobs": 38}, "num_logprobs is 38"),
     ],
 )
