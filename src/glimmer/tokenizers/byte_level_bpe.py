@@ -43,16 +43,16 @@ class ByteLevelBPETokenizer:
         _refuse_repeats(merges, "merge")
         if "" in tokens:
             raise TokenizerError(f"token {tokens.index('')} is empty")
-        self._tokens = tuple(tokens)
+        self._vocab_size = len(tokens)
         self._silent_ids = frozenset(control_ids) | frozenset(unused_ids)
-        self._added_ids = frozenset(added_ids)
         self._special_tokens = MappingProxyType({tokens[i]: i for i in sorted(control_ids)})
         # Filled as needed: spelling out 150,000 tokens would dominate the time it takes to load.
         self._bytes: list[bytes | None] = [None] * len(tokens)
 
-        added = {tokens[i]: i for i in self._added_ids}
-        plain = self._silent_ids | self._added_ids
-        assert self._added_ids.isdisjoint(self._silent_ids), "an id has two kinds"
+        self._added_tokens = {i: tokens[i] for i in added_ids}
+        added = {token: i for i, token in self._added_tokens.items()}
+        plain = self._silent_ids | self._added_tokens.keys()
+        assert self._silent_ids.isdisjoint(self._added_tokens), "an id has two kinds"
         vocab = {token: i for i, token in enumerate(tokens) if i not in plain}
         _check_alphabet(vocab)
         self._model = _build_model(vocab, merges, pre_tokenizer)
@@ -62,7 +62,7 @@ class ByteLevelBPETokenizer:
 
     @property
     def vocab_size(self) -> int:
-        return len(self._tokens)
+        return self._vocab_size
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
@@ -92,9 +92,9 @@ class ByteLevelBPETokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """Bytes of one id; see ``Tokenizer``. Raises InvalidParameterError for an unknown id."""
-        if not 0 <= token_id < len(self._tokens):
+        if not 0 <= token_id < self._vocab_size:
             raise InvalidParameterError(
-                f"there is no token {token_id}; ids are 0 to {len(self._tokens) - 1}"
+                f"there is no token {token_id}; ids are 0 to {self._vocab_size - 1}"
             )
         known = self._bytes[token_id]
         if known is None:
@@ -104,9 +104,11 @@ class ByteLevelBPETokenizer:
     def _spell(self, token_id: int) -> bytes:
         if token_id in self._silent_ids:
             return b""
-        token = self._tokens[token_id]
-        if token_id in self._added_ids:
-            return token.encode("utf-8")
+        if token_id in self._added_tokens:
+            return self._added_tokens[token_id].encode("utf-8")
+        # The library keeps the vocabulary already; a second copy would be felt in memory.
+        token = self._model.id_to_token(token_id)
+        assert token is not None, "every other token is in the vocabulary"
         return bytes(BYTE_OF[character] for character in token)
 
     def _merge(self, text: str) -> list[int]:

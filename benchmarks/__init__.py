@@ -1,0 +1,1 @@
+"""Speed, memory, start-up and accuracy of Glimmer beside llama.cpp: `python -m benchmarks`."""

@@ -1,0 +1,1 @@
+"""The programs that Glimmer is measured against, a module each."""

@@ -1,0 +1,130 @@
+"""llama.cpp through its C interface, as llama-cpp-python ships it. Runs in a process of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from benchmarks import child, reference, workload
+from benchmarks.process_memory import peak_bytes
+
+_TASKS = ("probe", "requantize", "prefill", "decode", "memory", "accuracy")
+
+
+class LlamaCppEngine:
+    """Defaults of the library: float16 KV cache, flash attention where it sees fit, mapped file."""
+
+    def __init__(self, lib: ModuleType, model: Path, num_threads: int) -> None:
+        self._lib = lib
+        lib.llama_backend_init()
+        model_params = lib.llama_model_default_params()
+        model_params.n_gpu_layers = 0
+        self._model = lib.llama_model_load_from_file(str(model).encode(), model_params)
+        if not self._model:
+            raise RuntimeError(f"llama.cpp does not load {model.name}")
+        params = lib.llama_context_default_params()
+        params.n_ctx = workload.CONTEXT_TOKENS
+        params.n_batch = params.n_ubatch = workload.PREFILL_TOKENS
+        params.n_threads = params.n_threads_batch = num_threads
+        self._context = lib.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise RuntimeError("llama.cpp refuses the context")
+        self._batch = lib.llama_batch_init(workload.PREFILL_TOKENS, 0, 1)
+        self._length = 0
+        self.vocab_size: int = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
+
+    def clear(self) -> None:
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
+        self._length = 0
+
+    def forward(self, token_ids: list[int]) -> int:
+        self._decode(token_ids, all_logits=False)
+        return int(self._row(len(token_ids) - 1).argmax())
+
+    def logits(self, token_ids: list[int]) -> reference.Float32Array:
+        """After each token of a new sequence, ``[len(token_ids), vocab_size]``."""
+        self.clear()
+        self._decode(token_ids, all_logits=True)
+        return np.stack([self._row(i) for i in range(len(token_ids))])
+
+    def _decode(self, token_ids: list[int], all_logits: bool) -> None:
+        batch, last = self._batch, len(token_ids) - 1
+        batch.n_tokens = len(token_ids)
+        for i, token_id in enumerate(token_ids):
+            batch.token[i] = token_id
+            batch.pos[i] = self._length + i
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = 0
+            batch.logits[i] = all_logits or i == last
+        if (code := self._lib.llama_decode(self._context, batch)) != 0:
+            raise RuntimeError(f"llama_decode returned {code}")
+        self._length += len(token_ids)
+
+    def _row(self, index: int) -> reference.Float32Array:
+        pointer = self._lib.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(pointer, (self.vocab_size,))
+
+
+def _silence(lib: ModuleType) -> object:
+    """Keep the library's log off the screen; alive as long as what is returned."""
+
+    def ignore(level: int, text: bytes, user_data: object) -> None:
+        pass
+
+    callback = lib.llama_log_callback(ignore)
+    lib.llama_log_set(callback, ctypes.c_void_p(0))
+    return callback
+
+
+def _requantize(lib: ModuleType, source: Path, target: Path) -> None:
+    """Write the model with its matrices as Q4_0."""
+    params = lib.llama_model_quantize_default_params()
+    params.ftype = lib.LLAMA_FTYPE_MOSTLY_Q4_0
+    params.allow_requantize = True
+    code = lib.llama_model_quantize(str(source).encode(), str(target).encode(), params)
+    if code != 0:
+        raise RuntimeError(f"llama_model_quantize returned {code}")
+
+
+def main() -> None:
+    parser = child.parser(__doc__)
+    parser.add_argument("task", choices=[*_TASKS])
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    lib = importlib.import_module("llama_cpp")
+    log = _silence(lib)
+    if args.task == "requantize":
+        _requantize(lib, Path(args.model), args.output)
+        print(json.dumps({}), flush=True)
+        return
+    start = time.perf_counter()
+    engine = LlamaCppEngine(lib, Path(args.model), args.threads)
+    load_s = time.perf_counter() - start
+    result: dict[str, object] = {}
+    match args.task:
+        case "probe":  # a build for another machine crashes here
+            engine.forward(workload.random_ids(64, engine.vocab_size, seed=0))
+            result["version"] = lib.__version__
+            result["system_info"] = lib.llama_print_system_info().decode()
+        case "prefill":
+            result["tokens_per_s"] = workload.prefill_tokens_per_s(engine)
+        case "decode":
+            result["tokens_per_s"] = workload.decode_tokens_per_s(engine)
+        case "memory":
+            workload.fill_context(engine)
+            result |= {"load_s": load_s, "peak_bytes": peak_bytes()}
+        case "accuracy":
+            result |= reference.compare(args.reference, engine.logits)
+    del log
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""A run's results as tables for a person."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from benchmarks import workload
+from benchmarks.accuracy import Accuracy
+from benchmarks.bars import bars
+from benchmarks.machine import Machine, Peer
+from benchmarks.memory import ALLOWANCE_BYTES, Memory
+from benchmarks.results import Results
+from benchmarks.speed import Speed
+from benchmarks.startup import StartUp, medians
+
+MAX_FOREIGN_LOAD = 0.05
+"""Above it the machine was not quiet enough for a comparison."""
+
+
+def show(console: Console, results: Results) -> None:
+    for part in _parts(results):
+        console.print(part)
+        console.print()
+
+
+def describe(machine: Machine, peer: Peer) -> str:
+    lines = [
+        f"{machine.processor}, {machine.num_cores} cores, {machine.num_threads} threads",
+        f"Glimmer {machine.glimmer}: {machine.isa}; Python {machine.python}",
+    ]
+    if peer.version is None:
+        lines.append(f"llama.cpp is not measured: {peer.missing}")
+    else:
+        lines.append(
+            f"llama.cpp of llama-cpp-python {peer.version}, compiled for {_compiled_for(peer)}"
+        )
+        if peer.is_wider:
+            lines.append("It uses instructions that Glimmer does not: not like with like.")
+    return "\n".join(lines)
+
+
+def _compiled_for(peer: Peer) -> str:
+    instructions = [f for f in peer.features if f.startswith(("SSE", "AVX", "FMA", "F16C", "AMX"))]
+    others = [f for f in peer.features if f not in instructions]
+    widest = [f for f in instructions if f.startswith(("AVX", "AMX"))][-1:] or instructions[-1:]
+    return f"{widest[0] if widest else 'no vectors'} ({', '.join(instructions + others)})"
+
+
+def _parts(results: Results) -> Iterator[RenderableType]:
+    yield describe(results.machine, results.peer)
+    for measured in results.speeds:
+        yield _speed_table(measured)
+    if results.startup is not None:
+        yield _startup_table(results.startup)
+    if results.memory is not None:
+        yield _memory_table(results.memory)
+    if results.accuracy:
+        yield _accuracy_table(results.accuracy)
+    if (table := _bars_table(results)).row_count:
+        yield table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    return table
+
+
+def _speed_table(measured: Speed) -> Table:
+    what = {
+        "prefill": f"Prefill of {workload.PREFILL_TOKENS} tokens",
+        "decode": f"Decode of {workload.DECODE_TOKENS} tokens after {workload.PROMPT_TOKENS}",
+    }[measured.task]
+    table = _table(f"{what}, {measured.file}", "engine", "tok/s", "x llama.cpp", "range")
+    for engine in measured.tokens_per_s:
+        row = [engine, f"{measured.median(engine):.1f}", "", ""]
+        if (ratios := measured.ratios(engine)) is not None:
+            row[2:] = [
+                f"{statistics.median(ratios):.2f}",
+                f"{min(ratios):.2f} to {max(ratios):.2f}",
+            ]
+        table.add_row(*row)
+    if (load := measured.foreign_load) is not None:
+        table.caption = f"Other programs took {load:.0%} of the processors meanwhile."
+        if load > MAX_FOREIGN_LOAD:
+            table.caption += " Too much for a comparison: measure again on a quiet machine."
+            table.caption_style = "bold red"
+    return table
+
+
+def _startup_table(startup: StartUp) -> Table:
+    table = _table("Start-up", "what", "seconds", "range")
+    names = {
+        "import_s": "import glimmer",
+        "import_llm_s": "from glimmer import LLM",
+        "help_s": "glimmer --help",
+        "first_token_s": "glimmer chat -p, to the first token",
+    }
+    for field, seconds in medians(startup).items():
+        values = getattr(startup, field)
+        table.add_row(names[field], f"{seconds:.3f}", f"{min(values):.3f} to {max(values):.3f}")
+    return table
+
+
+def _memory_table(memory: Memory) -> Table:
+    title = f"Memory, {workload.PREFILL_TOKENS} + {workload.DECODE_TOKENS} tokens"
+    table = _table(title, "what", "MB")
+
+    def row(name: str, size_bytes: int | None) -> None:
+        if size_bytes is not None:
+            table.add_row(name, f"{size_bytes / 1e6:.1f}")
+
+    row("file", memory.file_bytes)
+    row("KV blocks used", memory.kv_bytes)
+    row(f"allowed: both and {ALLOWANCE_BYTES // 10**6}", memory.allowed_bytes)
+    row("Glimmer's peak", memory.peak_bytes)
+    row("  of it packed weights", memory.weights_bytes)
+    for stage, resident in memory.stages.items():
+        for kind, size_bytes in resident.items():
+            row(f"  {stage}: {kind}", size_bytes)
+    row("llama.cpp's peak", memory.peer_peak_bytes)
+    table.caption = f"Glimmer loads in {memory.load_s:.3f} s"
+    if memory.peer_load_s is not None:
+        table.caption += f", llama.cpp in {memory.peer_load_s:.3f} s"
+    return table
+
+
+def _accuracy_table(accuracy: Mapping[str, Accuracy]) -> Table:
+    table = _table("Logits against float32", "engine", "mean error", "largest", "same greedy token")
+    for engine, found in accuracy.items():
+        same = round(found.agreement * found.num_compared)
+        table.add_row(
+            engine,
+            f"{found.mean_error:.4f}",
+            f"{found.max_error:.3f}",
+            f"{same} of {found.num_compared}",
+        )
+    spread = next(iter(accuracy.values())).logit_std
+    table.caption = f"The logits of a token have a standard deviation of {spread:.2f}."
+    return table
+
+
+def _bars_table(results: Results) -> Table:
+    table = _table("Bars", "bar", "measured", "must be", "holds")
+    for bar in bars(results):
+        digits = 1 if bar.unit == "MB" else 2
+        table.add_row(
+            bar.name,
+            f"{bar.value:.{digits}f} {bar.unit}",
+            f"{bar.relation} {bar.limit:.{digits}f} {bar.unit}",
+            "[green]yes[/]" if bar.holds else "[bold red]no[/]",
+        )
+    return table
