@@ -5,7 +5,7 @@
 // whatever T is: an output's bits depend neither on the batch nor on the tile it falls in.
 #pragma once
 
-#include "kernels/tiles.h"
+#include "kernels/dot_blocks.h"
 
 namespace glimmer {
 
@@ -39,27 +39,9 @@ static void dot_int4(const Block* w, const Int8Tile<T>* a, int num_blocks, float
         sum[t][1] = V::add_i16(sum[t][1], V::multiply_pairs(high1, x));
       }
     }
-    const typename V::F d0 = V::load_half(w->scale), d1 = V::load_half(w->scale + 8);
-    GLIMMER_UNROLL
-    for (int t = 0; t < T; ++t) {
-      const typename V::F d = V::set(a->scale[t]);
-      acc[t][0] = V::fma(V::widen_pairs(sum[t][0]), V::mul(d0, d), acc[t][0]);
-      acc[t][1] = V::fma(V::widen_pairs(sum[t][1]), V::mul(d1, d), acc[t][1]);
-    }
-    if constexpr (kMinimum) {
-      const typename V::F m0 = V::load_half(w->minimum), m1 = V::load_half(w->minimum + 8);
-      GLIMMER_UNROLL
-      for (int t = 0; t < T; ++t) {
-        const typename V::F s = V::set(a->scaled_sum[t]);
-        acc[t][0] = V::fma(m0, s, acc[t][0]);
-        acc[t][1] = V::fma(m1, s, acc[t][1]);
-      }
-    }
+    add_block<V, true>(w, a, sum, acc);
   }
-  for (int t = 0; t < T; ++t) {
-    V::store(c + t * ldc, acc[t][0]);
-    V::store(c + t * ldc + 8, acc[t][1]);
-  }
+  store_rows<V>(acc, c, ldc);
 }
 
 }  // namespace glimmer
