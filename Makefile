@@ -43,7 +43,7 @@ help: ## List the targets
 .PHONY: chat
 chat: $(STAMPS)/demo ## Chat with the demo model; PROMPT="..." asks once
 	@if [ -n "$$GLIMMER_PROMPT" ]; \
-	then exec $(BIN)/glimmer chat -p "$$GLIMMER_PROMPT"; \
+	then exec $(BIN)/glimmer chat -p "$$GLIMMER_PROMPT" </dev/null; \
 	else exec $(BIN)/glimmer chat; fi
 
 .PHONY: test
