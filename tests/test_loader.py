@@ -135,15 +135,11 @@ def damage_and_load(path: Path, whole: bytes, flips: list[tuple[int, int]]) -> N
 
 # The numbers of the network stand in the first 800 bytes, the tensor table in the last kilobytes
 # before the data; most bytes between are the text of tokens.
-_SHARED_FOLDER = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+_SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 _FLIPS = st.lists(st.tuples(st.integers(0, 800), st.integers(0, 255)), min_size=1, max_size=4)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_FLIPS)
 def test_damaged_numbers_are_refused_or_run(tmp_path: Path, flips: list[tuple[int, int]]) -> None:
     whole = tiny_gguf(tmp_path / "whole.gguf").read_bytes()
@@ -151,9 +147,7 @@ def test_damaged_numbers_are_refused_or_run(tmp_path: Path, flips: list[tuple[in
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=3000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(0, 2**31), st.integers(0, 255)), min_size=1, max_size=20)
     | _FLIPS
@@ -194,3 +188,19 @@ def test_inspect(tmp_path: Path) -> None:
     assert not strange.runnable
     assert strange.family is None
     assert "No family" in (strange.why_not or "")
+
+
+def test_inspect_a_file_that_claims_billions_of_layers(tmp_path: Path) -> None:
+    summary = glimmer.inspect(
+        tiny_gguf(tmp_path / "a.gguf", metadata={"llama.block_count": 2**32 - 1})
+    )
+    assert not summary.runnable
+    assert summary.architecture is not None
+    assert summary.architecture.num_parameters > 2**32
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 5])
+def test_parameters_are_counted(num_layers: int) -> None:
+    architecture = tiny_architecture(num_layers=num_layers, qkv_bias=True, tied_head=False)
+    shapes = architecture.weight_shapes().values()
+    assert architecture.num_parameters == sum(int(np.prod(shape)) for shape in shapes)

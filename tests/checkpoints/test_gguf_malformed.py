@@ -244,26 +244,23 @@ def overwritten(position: int, number: int, size: int) -> bytes:
     return (VALID[:position] + stored + VALID[position + size :])[: len(VALID)]
 
 
-@settings(deadline=None)
 @given(bit_flips)
 def test_flipped_bits_are_survived(flips: list[tuple[int, int]]) -> None:
     check(flipped(flips))
 
 
-@settings(deadline=None)
 @given(positions, numbers, st.sampled_from([1, 4, 8]))
 def test_absurd_numbers_are_survived(position: int, number: int, size: int) -> None:
     check(overwritten(position, number, size))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_noise_after_the_magic_is_survived(noise: bytes) -> None:
     check(b"GGUF" + struct.pack("<I", 3) + noise)
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=20_000)
+@settings(max_examples=20_000)
 @given(bit_flips, positions, numbers, st.sampled_from([1, 4, 8]), st.booleans())
 def test_much_damage_is_survived(
     flips: list[tuple[int, int]], position: int, number: int, size: int, cut: bool

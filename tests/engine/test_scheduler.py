@@ -19,7 +19,7 @@ def make_sequence(request_id: int, prompt: int, answer: int) -> Sequence:
     return Sequence(request, prompt + answer)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 200), st.integers(1, 40)), min_size=1, max_size=12),
     st.integers(1, 4),

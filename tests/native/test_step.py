@@ -104,7 +104,7 @@ def test_long_contexts(heads: tuple[int, int]) -> None:
     check_batch(TinyModel.random(architecture), lengths=LONG_LENGTHS, chunk=300)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_any_architecture_and_batch(data: st.DataObject) -> None:
     def choose(options: Sequence[Any]) -> Any:

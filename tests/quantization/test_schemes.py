@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -156,7 +156,6 @@ weights_of_a_block = hnp.arrays(
 
 
 @pytest.mark.parametrize("name", BLOCK_SCHEMES)
-@settings(deadline=None)
 @given(block=weights_of_a_block)
 def test_rounding_is_that_of_ggmls_reference_loops(name: str, block: Floats) -> None:
     # Adding zero: the sign of a zero scale or minimum is of no consequence.
