@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 import glimmer
 from glimmer import loader, native
@@ -135,11 +135,10 @@ def damage_and_load(path: Path, whole: bytes, flips: list[tuple[int, int]]) -> N
 
 # The numbers of the network stand in the first 800 bytes, the tensor table in the last kilobytes
 # before the data; most bytes between are the text of tokens.
-_SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 _FLIPS = st.lists(st.tuples(st.integers(0, 800), st.integers(0, 255)), min_size=1, max_size=4)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(_FLIPS)
 def test_damaged_numbers_are_refused_or_run(tmp_path: Path, flips: list[tuple[int, int]]) -> None:
     whole = tiny_gguf(tmp_path / "whole.gguf").read_bytes()
@@ -147,7 +146,7 @@ def test_damaged_numbers_are_refused_or_run(tmp_path: Path, flips: list[tuple[in
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3000)
 @given(
     st.lists(st.tuples(st.integers(0, 2**31), st.integers(0, 255)), min_size=1, max_size=20)
     | _FLIPS
