@@ -23,8 +23,7 @@ class Activations {
     }
   }
 
-  // Packs inputs x [k] of one of `num_tokens` tokens; tokens of different tiles may be packed at
-  // once.
+  // Packs inputs x [k] of one of `num_tokens` tokens. Threads may pack different tiles at once.
   void pack(const Kernels& kernels, unsigned forms, const float* x, int k, int token,
             int num_tokens) {
     const int tile = token / kMaxTile, width = tile_tokens(tile, num_tokens) - 1;

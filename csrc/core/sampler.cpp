@@ -67,9 +67,11 @@ void Sampler::reserve() {
 void Sampler::sample(const RowSampling& row, float* logits, int num_logprobs, RowResult& result) {
   if (!usable(logits, vocab_size_)) return;
   if (num_logprobs >= 0) log_probabilities(logits, num_logprobs, result);
-  for (size_t i = 0; i < row.bias_ids.size(); ++i) logits[row.bias_ids[i]] += row.bias_values[i];
-  penalise(row, logits);
-  if (!usable(logits, vocab_size_)) return;  // a bias or penalty may overflow as well
+  if (!row.bias_ids.empty() || penalises(row)) {
+    for (size_t i = 0; i < row.bias_ids.size(); ++i) logits[row.bias_ids[i]] += row.bias_values[i];
+    penalise(row, logits);
+    if (!usable(logits, vocab_size_)) return;  // these may overflow as well
+  }
   result.token = row.temperature == 0 ? argmax(logits, vocab_size_) : draw(row, logits);
   if (num_logprobs >= 0 && result.token >= 0) result.logprob = logprobs_[result.token];
 }

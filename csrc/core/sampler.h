@@ -20,8 +20,8 @@ struct RowSampling {
   float repetition_penalty = 1;
   float presence_penalty = 0;
   float frequency_penalty = 0;
-  std::span<const int32_t> history =
-      {};  // prompt and answer so far; read only where a penalty is set
+  // Prompt and answer so far; read only where a penalty is set.
+  std::span<const int32_t> history = {};
   int prompt_length = 0;
   std::span<const int32_t> bias_ids = {};
   std::span<const float> bias_values = {};
