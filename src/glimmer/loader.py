@@ -193,10 +193,11 @@ def load(
             small = architecture.num_parameters < _SMALL_MODEL_PARAMETERS
             activations = "int16" if small else "int8"
         native = NativeModel(architecture, num_threads, activations=activations)
+        own_name = model_name(checkpoint)
         # Before the weights: what building it takes for a moment is then free again for them.
         tokenizer = found.tokenizer(checkpoint) if found.has_tokenizer(checkpoint) else None
+        checkpoint.release_metadata()
         trim_heap()
-        own_name = model_name(checkpoint)
         for canonical, name in names.items():
             tensor = checkpoint.tensors[name]
             target = _TARGETS[weights] if len(tensor.shape) == 2 else None

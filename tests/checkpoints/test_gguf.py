@@ -110,6 +110,13 @@ def test_views_survive_release_and_close(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not RESIDENT.exists(), reason="the system does not say what is resident")
+def test_metadata_can_be_let_go(small: GGUFCheckpoint) -> None:
+    assert small.metadata
+    small.release_metadata()
+    assert not small.metadata
+    assert small.tensors
+
+
 def test_releasing_gives_memory_back(tmp_path: Path) -> None:
     size = 32 << 20
     path = write_gguf(tmp_path / "w.gguf", {}, {"w": ("float32", (size // 4,), bytes(size))})

@@ -82,6 +82,10 @@ class GGUFCheckpoint:
         if start < end and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
 
+    def release_metadata(self) -> None:
+        """Lets go of the metadata, in which a vocabulary is large; it is empty from then on."""
+        self._metadata = MappingProxyType({})
+
     def close(self) -> None:
         """Ends reading. The mapping itself goes when the last view of it does."""
         # mmap.close() refuses while views are alive; letting go of our reference never does.
