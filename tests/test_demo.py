@@ -78,7 +78,7 @@ def test_logit_error_as_stored(
     record_property: pytest.FixtureRequest,
 ) -> None:
     """int8 activations shift the demo's logits by up to 0.6 and spread them by 0.1, which numpy
-    with the same rounding does too; int16 stays within a hundredth."""
+    with the same rounding does too; int16 moves them by less than a hundredth on average."""
     demo_gguf()
     model = glimmer.load("demo", activations=activations)
     errors = [

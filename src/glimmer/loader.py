@@ -43,8 +43,8 @@ _TARGETS: Mapping[str, str | None] = {
     "int8": "q8_0",
     "int4": "q4_0",
 }
-# Below this many parameters a network feels the rounding of int8 activations (a tenth of a logit on
-# the demo), and its prefill is quick in any case.
+# Below this many parameters a network feels the rounding of int8 activations (a fifth of a logit on
+# the demo, docs/benchmarks.md), and its prefill is quick in any case.
 _SMALL_MODEL_PARAMETERS = 1_000_000_000
 
 
