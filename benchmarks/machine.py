@@ -15,6 +15,9 @@ from glimmer.native import instruction_set
 from glimmer.native.cpu import physical_cores
 
 _CPUINFO, _STAT = Path("/proc/cpuinfo"), Path("/proc/stat")
+MAX_FOREIGN_LOAD = 0.05
+"""Above this share of the processors for other programs, a comparison says nothing: an engine whose
+threads spin while they wait for each other loses several times what was taken from it."""
 _INSTALL = "make bench installs it"
 
 

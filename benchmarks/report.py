@@ -11,14 +11,13 @@ from rich.table import Table
 from benchmarks import workload
 from benchmarks.accuracy import Accuracy
 from benchmarks.bars import bars
-from benchmarks.machine import Machine, Peer
+from benchmarks.machine import MAX_FOREIGN_LOAD, Machine, Peer
 from benchmarks.memory import ALLOWANCE_BYTES, Memory
 from benchmarks.results import Results
 from benchmarks.speed import Speed
 from benchmarks.startup import StartUp, medians
 
-MAX_FOREIGN_LOAD = 0.05
-"""Above it the machine was not quiet enough for a comparison."""
+_HOLDS = {True: "[green]yes[/]", False: "[bold red]no[/]", None: "not known"}
 
 
 def show(console: Console, results: Results) -> None:
@@ -153,6 +152,6 @@ def _bars_table(results: Results) -> Table:
             bar.name,
             f"{bar.value:.{digits}f} {bar.unit}",
             f"{bar.relation} {bar.limit:.{digits}f} {bar.unit}",
-            "[green]yes[/]" if bar.holds else "[bold red]no[/]",
+            _HOLDS[bar.holds],
         )
     return table
