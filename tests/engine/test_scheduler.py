@@ -85,3 +85,15 @@ def test_a_long_prompt_does_not_stall_a_decode() -> None:
     assert len(short.token_ids) == 11
     assert long.num_uncomputed > 0
     assert blocks_needed(long) == -(-504 // BLOCK_SIZE)
+
+
+def test_a_prompt_of_one_token_does_not_overtake_an_older_prompt() -> None:
+    scheduler = Scheduler(BlockPool(8), max_num_seqs=3, max_batch_tokens=4)
+    sequences = [make_sequence(0, 3, 1), make_sequence(1, 2, 1), make_sequence(2, 1, 1)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    output = scheduler.schedule()
+    assert [(i.sequence.request.request_id, i.num_tokens) for i in output.scheduled] == [
+        (0, 3),
+        (1, 1),
+    ]

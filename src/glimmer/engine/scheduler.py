@@ -62,8 +62,9 @@ class Scheduler:
             self._running.append(sequence)
         left = self._max_batch_tokens
         counts = {}
-        # Decodes first, so that a long prompt never stalls those who are being answered.
-        for sequence in sorted(self._running, key=lambda s: s.num_uncomputed > 1):
+        # Decodes first, so that a long prompt never stalls those who are being answered. A prompt's
+        # last token is no decode: a short prompt would overtake an older one.
+        for sequence in sorted(self._running, key=lambda s: s.in_prompt):
             if (count := min(sequence.num_uncomputed, left)) > 0:
                 counts[sequence] = count
                 left -= count

@@ -24,6 +24,11 @@ class Sequence:
     def num_uncomputed(self) -> int:
         return len(self.token_ids) - self.num_computed
 
+    @property
+    def in_prompt(self) -> bool:
+        """Whether part of the prompt is still to be computed; afterwards the sequence decodes."""
+        return self.num_computed < len(self.request.prompt_token_ids)
+
     def append(self, token_id: int) -> FinishReason | None:
         """Take a chosen token; the reason if the answer ends with it."""
         self.token_ids.append(token_id)
