@@ -8,9 +8,11 @@ ever asks which family it serves.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from glimmer.errors import InvalidParameterError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +30,40 @@ class Rope:
     positions: Literal["1d", "2d"] = "1d"
     linear_scale: float = 1.0
     frequency_dtype: Literal["float32", "float16"] = "float32"
+    """What ``base ** (-2 i / dims)`` is rounded to before it is multiplied with the position."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blanks:
+    """The tokens by which a blank-infilling network lays out a text (GLM, arXiv 2103.10360).
+
+    The text before the first ``start_id`` is the context, which holds a blank; from there on comes
+    what fills the blank.
+    """
+
+    start_id: int
+    blank_ids: tuple[int, ...]
+    """Tokens that stand for a blank; where several kinds occur, the first of these counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextLayout:
+    """Where each token of a text stands."""
+
+    context_length: int
+    """Leading tokens that every token attends to; 0 with a causal mask."""
+    positions: tuple[int, ...]
+    block_positions: tuple[int, ...] | None
+    """Distance into what fills the blank, 0 in the context; None unless positions are "2d"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """A mixture of experts instead of the MLP, in all but the first ``num_dense_layers`` layers."""
+    """A mixture of experts instead of the MLP, in all but the first ``num_dense_layers`` layers.
+
+    ``intermediate_size`` is that of one expert; the shared ones are a single MLP of
+    ``num_shared_experts`` times that width.
+    """
 
     num_experts: int
     num_experts_per_token: int
@@ -66,6 +97,9 @@ class Architecture:
     """What a block adds its result to: its input, or its normed input times ``residual_scale``."""
     residual_scale: float = 1.0
     mask: Literal["causal", "prefix"] = "causal"
+    """"prefix": the context of a text is seen by all of it, also by what stands before."""
+    blanks: Blanks | None = None
+    """Where a text's context ends; needed by the "prefix" mask and by "2d" positions."""
     mlp: Literal["swiglu", "gelu_tanh"] = "swiglu"
     qkv_bias: bool = False
     attention_out_bias: bool = False
@@ -86,45 +120,119 @@ class Architecture:
         """Bytes of float16 keys and values that one token occupies over all layers."""
         return self.num_layers * 2 * self.num_kv_heads * self.head_dim * 2
 
+    @property
+    def needs_whole_prompts(self) -> bool:
+        """Whether a prompt must be computed in one step: its tokens see those that come after."""
+        return self.mask == "prefix"
+
+    def layout(self, token_ids: Sequence[int]) -> TextLayout:
+        """Where the tokens of a text stand. One more token never moves those before it.
+
+        Raises:
+            InvalidParameterError: the text holds no start token or no blank, and the network needs
+                them.
+        """
+        length = len(token_ids)
+        if self.blanks is None:
+            return TextLayout(0, tuple(range(length)), None)
+        start, blank = self._find_blank(token_ids)
+        answer = length - start
+        positions = (*range(start), *[blank] * answer)
+        return TextLayout(
+            context_length=start if self.mask == "prefix" else 0,
+            positions=positions if self.rope.positions == "2d" else tuple(range(length)),
+            block_positions=(*[0] * start, *range(1, answer + 1))
+            if self.rope.positions == "2d"
+            else None,
+        )
+
+    def _find_blank(self, token_ids: Sequence[int]) -> tuple[int, int]:
+        """Index of the first start token, and of the blank that counts."""
+        assert self.blanks is not None
+        first = {token: i for i, token in reversed(list(enumerate(token_ids)))}
+        start = first.get(self.blanks.start_id)
+        blank = next((first[token] for token in self.blanks.blank_ids if token in first), None)
+        if start is None or blank is None:
+            raise InvalidParameterError(
+                f"A prompt of this network needs a start token ({self.blanks.start_id}) and before "
+                f"it a blank ({' or '.join(map(str, self.blanks.blank_ids))}), but this one has no "
+                f"{'start token' if start is None else 'blank'}. The chat template adds both."
+            )
+        return start, blank
+
     def weight_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Canonical weight names and shapes, ``[out, in]`` for matrices, as the core has them."""
-        h, q = self.hidden_size, self.num_heads * self.head_dim
-        kv, f = self.num_kv_heads * self.head_dim, self.intermediate_size
-        norms = (".weight", ".bias") if self.norm == "layer" else (".weight",)
+        h = self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (self.vocab_size, h)}
+        for n in range(self.num_layers):
+            for name, shape in self.layer_shapes(n).items():
+                shapes[f"layers.{n}.{name}"] = shape
+        shapes.update({"final_norm" + part: (h,) for part in self._norm_parts})
+        if not self.tied_head:
+            shapes["head.weight"] = (self.vocab_size, h)
+        return shapes
+
+    @property
+    def _norm_parts(self) -> tuple[str, ...]:
+        return (".weight", ".bias") if self.norm == "layer" else (".weight",)
+
+    def has_experts(self, layer: int) -> bool:
+        return self.experts is not None and layer >= self.experts.num_dense_layers
+
+    def layer_shapes(self, layer: int) -> Mapping[str, tuple[int, ...]]:
+        """The weights of one layer, without its "layers.N." in front."""
+        h, q = self.hidden_size, self.num_heads * self.head_dim
+        kv = self.num_kv_heads * self.head_dim
+        shapes: dict[str, tuple[int, ...]] = {}
 
         def linear(name: str, rows: int, cols: int, bias: bool) -> None:
             shapes[name + ".weight"] = (rows, cols)
             if bias:
                 shapes[name + ".bias"] = (rows,)
 
-        for n in range(self.num_layers):
-            layer = f"layers.{n}."
-            places = ["attn_norm", "mlp_norm"]
-            if self.norm_place == "sandwich":
-                places += ["attn_post_norm", "mlp_post_norm"]
-            for place in places:
-                shapes.update({layer + place + part: (h,) for part in norms})
-            for name, rows in (("attn_q", q), ("attn_k", kv), ("attn_v", kv)):
-                linear(layer + name, rows, h, self.qkv_bias)
-            linear(layer + "attn_out", h, q, self.attention_out_bias)
-            if self.qk_norm:
-                shapes[layer + "attn_q_norm.weight"] = (self.head_dim,)
-                shapes[layer + "attn_k_norm.weight"] = (self.head_dim,)
+        def mlp(prefix: str, width: int, bias: bool) -> None:
             if self.mlp == "swiglu":
-                linear(layer + "mlp_gate", f, h, self.mlp_bias)
-            linear(layer + "mlp_up", f, h, self.mlp_bias)
-            linear(layer + "mlp_down", h, f, self.mlp_bias)
-        shapes.update({"final_norm" + part: (h,) for part in norms})
-        if not self.tied_head:
-            shapes["head.weight"] = (self.vocab_size, h)
+                linear(prefix + "mlp_gate", width, h, bias)
+            linear(prefix + "mlp_up", width, h, bias)
+            linear(prefix + "mlp_down", h, width, bias)
+
+        places = ["attn_norm", "mlp_norm"]
+        if self.norm_place == "sandwich":
+            places += ["attn_post_norm", "mlp_post_norm"]
+        for place in places:
+            shapes.update({place + part: (h,) for part in self._norm_parts})
+        for name, rows in (("attn_q", q), ("attn_k", kv), ("attn_v", kv)):
+            linear(name, rows, h, self.qkv_bias)
+        linear("attn_out", h, q, self.attention_out_bias)
+        if self.qk_norm:
+            shapes["attn_q_norm.weight"] = (self.head_dim,)
+            shapes["attn_k_norm.weight"] = (self.head_dim,)
+        if self.prefix_length:
+            shapes["prefix_keys.weight"] = (self.prefix_length, kv)
+            shapes["prefix_values.weight"] = (self.prefix_length, kv)
+        if self.experts is None or not self.has_experts(layer):
+            mlp("", self.intermediate_size, self.mlp_bias)
+            return shapes
+        e = self.experts
+        shapes["router.weight"] = (e.num_experts, h)
+        shapes["router.bias"] = (e.num_experts,)
+        for i in range(e.num_experts):
+            mlp(f"experts.{i}.", e.intermediate_size, False)
+        if e.num_shared_experts:
+            mlp("shared.", e.intermediate_size * e.num_shared_experts, False)
         return shapes
 
     @property
     def num_parameters(self) -> int:
-        """Counted from one layer, not all: a damaged file may claim billions of them."""
-        one, two = (
-            sum(math.prod(shape) for shape in replace(self, num_layers=n).weight_shapes().values())
-            for n in (1, 2)
+        """Counted from one layer of each kind: a damaged file may claim billions of them."""
+
+        def size(shapes: Mapping[str, tuple[int, ...]]) -> int:
+            return sum(math.prod(shape) for shape in shapes.values())
+
+        last = self.num_layers - 1
+        dense = min(self.experts.num_dense_layers, self.num_layers) if self.experts else 0
+        return (
+            size(replace(self, num_layers=0).weight_shapes())
+            + dense * size(self.layer_shapes(0))
+            + (self.num_layers - dense) * size(self.layer_shapes(last))
         )
-        return one + (self.num_layers - 1) * (two - one)

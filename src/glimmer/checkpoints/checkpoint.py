@@ -47,6 +47,10 @@ class Checkpoint(Protocol):
     @property
     def tensors(self) -> Mapping[str, TensorInfo]: ...
 
+    def file(self, name: str) -> Path | None:
+        """A file that lies beside the weights, such as "tokenizer.model"; None if there is none."""
+        ...
+
     def read(self, name: str) -> npt.NDArray[np.uint8]:
         """The stored bytes of a tensor, ``[size_bytes]``, read-only, without a copy."""
         ...

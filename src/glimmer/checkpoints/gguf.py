@@ -60,6 +60,9 @@ class GGUFCheckpoint:
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self._tensors
 
+    def file(self, name: str) -> None:
+        """None: a GGUF file holds all that belongs to it."""
+
     def read(self, name: str) -> npt.NDArray[np.uint8]:
         """The stored bytes of a tensor, uint8 ``[size_bytes]``: a read-only view of the mapping.
 
