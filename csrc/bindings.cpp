@@ -81,9 +81,10 @@ struct Sampling {
 };
 
 void step(Decoder& decoder, KVCache& cache, Vector<int32_t> token_ids, Vector<int32_t> positions,
-          Vector<int32_t> query_lengths, Vector<int32_t> kv_lengths, Tables block_tables,
-          Vector<int32_t> logit_rows, std::optional<Sampling> sampling, int num_logprobs,
-          std::optional<OutMatrix<float>> logits, OutVector<int32_t> out_ids,
+          std::optional<Vector<int32_t>> block_positions, Vector<int32_t> query_lengths,
+          Vector<int32_t> kv_lengths, std::optional<Vector<int32_t>> context_lengths,
+          Tables block_tables, Vector<int32_t> logit_rows, std::optional<Sampling> sampling,
+          int num_logprobs, std::optional<OutMatrix<float>> logits, OutVector<int32_t> out_ids,
           OutVector<float> out_logprobs, OutMatrix<int32_t> out_top_ids,
           OutMatrix<float> out_top_logprobs) {
   std::vector<RowSampling> rows;
@@ -91,9 +92,11 @@ void step(Decoder& decoder, KVCache& cache, Vector<int32_t> token_ids, Vector<in
   const StepInput input{.num_tokens = static_cast<int>(token_ids.shape(0)),
                         .token_ids = token_ids.data(),
                         .positions = positions.data(),
+                        .block_positions = block_positions ? block_positions->data() : nullptr,
                         .num_sequences = static_cast<int>(query_lengths.shape(0)),
                         .query_lengths = query_lengths.data(),
                         .kv_lengths = kv_lengths.data(),
+                        .context_lengths = context_lengths ? context_lengths->data() : nullptr,
                         .max_blocks = static_cast<int>(block_tables.shape(1)),
                         .block_tables = block_tables.data(),
                         .num_logit_rows = static_cast<int>(logit_rows.shape(0)),
@@ -157,6 +160,17 @@ NB_MODULE(_core, m) {
       .value("one", RopePositions::k1d)
       .value("two", RopePositions::k2d);
 
+  nb::class_<Experts>(m, "Experts")
+      .def(nb::init<>())
+      .def_rw("num_experts", &Experts::num_experts)
+      .def_rw("num_experts_per_token", &Experts::num_experts_per_token)
+      .def_rw("num_shared_experts", &Experts::num_shared_experts)
+      .def_rw("intermediate_size", &Experts::intermediate_size)
+      .def_rw("num_dense_layers", &Experts::num_dense_layers)
+      .def_rw("num_groups", &Experts::num_groups)
+      .def_rw("num_groups_per_token", &Experts::num_groups_per_token)
+      .def_rw("normalize_weights", &Experts::normalize_weights)
+      .def_rw("routed_scale", &Experts::routed_scale);
   nb::class_<Architecture>(m, "Architecture")
       .def(nb::init<>())
       .def("check", &Architecture::check)
@@ -184,16 +198,15 @@ NB_MODULE(_core, m) {
       .def_rw("attention_out_bias", &Architecture::attention_out_bias)
       .def_rw("mlp_bias", &Architecture::mlp_bias)
       .def_rw("qk_norm", &Architecture::qk_norm)
-      .def_rw("num_experts", &Architecture::num_experts)
+      .def_rw("experts", &Architecture::experts, nb::arg().none())
       .def_rw("prefix_length", &Architecture::prefix_length)
       .def_rw("tied_head", &Architecture::tied_head);
 
   nb::class_<KVCache>(m, "KVCache")
-      .def("__init__",
-           [](KVCache* self, const Decoder& decoder, KVDType dtype, int num_blocks) {
-             new (self) KVCache(decoder.architecture(), dtype, num_blocks);
-           })
-      .def_prop_ro("num_blocks", &KVCache::num_blocks);
+      .def("__init__", [](KVCache* self, const Decoder& decoder, KVDType dtype,
+                          int num_blocks) { new (self) KVCache(decoder, dtype, num_blocks); })
+      .def_prop_ro("num_blocks", &KVCache::num_blocks)
+      .def_prop_ro("size_bytes", &KVCache::size_bytes);
   m.def("kv_block_bytes", &KVCache::block_bytes);
 
   nb::class_<Sampling>(m, "Sampling")
@@ -219,8 +232,9 @@ NB_MODULE(_core, m) {
            })
       .def("finish", [](Decoder& d) { d.weights().finish(); })
       .def("step", &step, nb::arg("cache"), nb::arg("token_ids"), nb::arg("positions"),
-           nb::arg("query_lengths"), nb::arg("kv_lengths"), nb::arg("block_tables"),
-           nb::arg("logit_rows"), nb::arg("sampling").none(), nb::arg("num_logprobs"),
-           nb::arg("logits").none(), nb::arg("out_ids"), nb::arg("out_logprobs"),
-           nb::arg("out_top_ids"), nb::arg("out_top_logprobs"));
+           nb::arg("block_positions").none(), nb::arg("query_lengths"), nb::arg("kv_lengths"),
+           nb::arg("context_lengths").none(), nb::arg("block_tables"), nb::arg("logit_rows"),
+           nb::arg("sampling").none(), nb::arg("num_logprobs"), nb::arg("logits").none(),
+           nb::arg("out_ids"), nb::arg("out_logprobs"), nb::arg("out_top_ids"),
+           nb::arg("out_top_logprobs"));
 }

@@ -13,55 +13,53 @@ namespace glimmer {
 
 inline constexpr Form kForms[kNumForms] = {Form::kFloat, Form::kInt8, Form::kInt16};
 
+// Tiles of 1 to 4 rows. `width` is the number of inputs per row that a tile has room for: it says
+// where the next one starts, and is the same for all calls between which tiles are kept.
 class Activations {
  public:
-  void reserve(unsigned forms, int num_tokens, int max_k) {
+  void reserve(unsigned forms, int num_tiles, int max_width) {
     for (const Form form : kForms) {
       if (!(forms & bit(form))) continue;
       std::vector<uint8_t>& buffer = buffers_.at(index(form));
-      buffer.resize(std::max(buffer.size(), num_tokens * token_bytes(form, max_k)));
+      buffer.resize(std::max(buffer.size(), num_tiles * tile_bytes(form, max_width)));
     }
   }
 
-  // Packs inputs x [k] of one of `num_tokens` tokens. Threads may pack different tiles at once.
-  void pack(const Kernels& kernels, unsigned forms, const float* x, int k, int token,
-            int num_tokens) {
-    const int tile = token / kMaxTile, width = tile_tokens(tile, num_tokens) - 1;
+  // Packs inputs x [k] of row `lane` of a tile of `rows` rows. Threads may pack different tiles at
+  // once.
+  void pack(const Kernels& kernels, unsigned forms, const float* x, int k, int tile, int lane,
+            int rows, int width) {
     for (const Form form : kForms) {
       if (!(forms & bit(form))) continue;
-      kernels.pack[index(form)][width](x, k, token % kMaxTile, data(form) + offset(form, tile, k));
+      uint8_t* const to = buffers_.at(index(form)).data() + tile * tile_bytes(form, width);
+      kernels.pack[index(form)][rows - 1](x, k, lane, to);
     }
   }
 
-  const void* tile(Form form, int tile, int k) const {
-    return buffers_.at(index(form)).data() + offset(form, tile, k);
-  }
-
-  static int tile_tokens(int index, int num_tokens) {
-    const int left = num_tokens - index * kMaxTile;
-    return left < kMaxTile ? left : kMaxTile;
+  const void* tile(Form form, int tile, int width) const {
+    return buffers_.at(index(form)).data() + tile * tile_bytes(form, width);
   }
 
  private:
-  static size_t token_bytes(Form form, int k) {
+  static size_t tile_bytes(Form form, int width) {
+    static_assert(sizeof(Int8Tile<4>) == 4 * sizeof(Int8Tile<1>));
+    static_assert(sizeof(Int16Tile<4>) == 4 * sizeof(Int16Tile<1>));
     switch (form) {
       case Form::kFloat:
-        return static_cast<size_t>(k) * sizeof(float);
+        return static_cast<size_t>(width) * kMaxTile * sizeof(float);
       case Form::kInt8:
-        return static_cast<size_t>(k / kGroup) * sizeof(Int8Tile<1>);
+        return static_cast<size_t>(width / kGroup) * sizeof(Int8Tile<kMaxTile>);
       case Form::kInt16:
-        return static_cast<size_t>(k / kGroup) * sizeof(Int16Tile<1>);
+        return static_cast<size_t>(width / kGroup) * sizeof(Int16Tile<kMaxTile>);
     }
     return 0;
   }
-  static size_t offset(Form form, int tile, int k) {
-    static_assert(sizeof(Int8Tile<4>) == 4 * sizeof(Int8Tile<1>));
-    static_assert(sizeof(Int16Tile<4>) == 4 * sizeof(Int16Tile<1>));
-    return static_cast<size_t>(tile) * kMaxTile * token_bytes(form, k);
-  }
-  uint8_t* data(Form form) { return buffers_.at(index(form)).data(); }
 
   std::array<std::vector<uint8_t>, kNumForms> buffers_;
 };
+
+inline int num_tiles(int rows) { return (rows + kMaxTile - 1) / kMaxTile; }
+// Rows of a tile of `rows` rows in all.
+inline int tile_rows(int tile, int rows) { return std::min(rows - tile * kMaxTile, kMaxTile); }
 
 }  // namespace glimmer

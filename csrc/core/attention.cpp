@@ -4,12 +4,18 @@
 #include <cmath>
 
 namespace glimmer {
+namespace {
+
+int num_splits(int keys) { return keys / kSplitTokens + (keys % kSplitTokens != 0); }
+
+}  // namespace
 
 Attention::Attention(const Architecture& architecture, const Kernels& kernels, int num_threads)
     : architecture_(architecture),
       kernels_(kernels),
       num_threads_(num_threads),
       channels_(padded_channels(architecture.head_dim)),
+      prefix_splits_(num_splits(architecture.prefix_length)),
       scratch_(num_threads) {
   for (Scratch& s : scratch_) {
     s.queries.resize(static_cast<size_t>(architecture.head_dim) * kAttentionRows);
@@ -27,29 +33,29 @@ Attention::State Attention::state_at(float* p) const {
   return {p, p + kAttentionRows, p + 2 * kAttentionRows};
 }
 
-void Attention::plan(int num_sequences, const int32_t* query_lengths, const int32_t* kv_lengths,
-                     const int32_t* block_tables, int max_blocks) {
+void Attention::plan(const StepInput& in) {
   units_.clear();
   items_.clear();
   int first_token = 0;
-  for (int s = 0; s < num_sequences; ++s) {
-    const int rows = query_lengths[s] * architecture_.group_size();
+  for (int s = 0; s < in.num_sequences; ++s) {
+    const int rows = in.query_lengths[s] * architecture_.group_size();
     for (int head = 0; head < architecture_.num_kv_heads; ++head) {
       for (int row = 0; row < rows; row += kAttentionRows) {
         Unit unit{.head = head,
                   .first_token = first_token,
                   .first_row = row,
                   .rows = std::min(kAttentionRows, rows - row),
-                  .first_position = kv_lengths[s] - query_lengths[s],
+                  .first_position = in.kv_lengths[s] - in.query_lengths[s],
+                  .context_length = in.context_lengths ? in.context_lengths[s] : 0,
                   .keys = 0,
-                  .block_table = block_tables + static_cast<size_t>(s) * max_blocks,
+                  .block_table = in.block_tables + static_cast<size_t>(s) * in.max_blocks,
                   .first_item = 0,
                   .num_items = 0};
         unit.keys = visible(unit, unit.rows - 1);
         units_.push_back(unit);
       }
     }
-    first_token += query_lengths[s];
+    first_token += in.query_lengths[s];
   }
   // Few units leave threads idle over a long context: then every split is an item of its own. The
   // result is the same either way, since splits are merged in the same order.
@@ -57,7 +63,7 @@ void Attention::plan(int num_sequences, const int32_t* query_lengths, const int3
   bool partial = false;
   for (size_t u = 0; u < units_.size(); ++u) {
     Unit& unit = units_[u];
-    const int splits = (unit.keys + kSplitTokens - 1) / kSplitTokens;
+    const int splits = prefix_splits_ + num_splits(unit.keys);
     const int step = by_split ? 1 : splits;
     unit.first_item = num_items();
     for (int i = 0; i < splits; i += step) items_.push_back({static_cast<int>(u), i, i + step});
@@ -113,15 +119,19 @@ void Attention::attend(const Unit& unit, const Item& item, const KVCache& cache,
   const void* value_pages[kSplitPages];
   int visible_keys[kAttentionRows];
   for (int split = item.first_split; split < item.last_split; ++split) {
-    const int first_key = split * kSplitTokens;
-    const int keys = std::min(kSplitTokens, unit.keys - first_key);
+    const bool in_prefix = own_split(split) < 0;
+    const int page_split = in_prefix ? split : own_split(split);
+    const int first_key = page_split * kSplitTokens;
+    const int all_keys = in_prefix ? architecture_.prefix_length : unit.keys;
+    const int keys = std::min(kSplitTokens, all_keys - first_key);
     for (int page = 0; page * kPageTokens < keys; ++page) {
-      const int block = unit.block_table[split * kSplitPages + page];
+      const int number = page_split * kSplitPages + page;
+      const int block = in_prefix ? cache.prefix_block(number) : unit.block_table[number];
       key_pages[page] = cache.keys(block, layer, unit.head);
       value_pages[page] = cache.values(block, layer, unit.head);
     }
     for (int r = 0; r < unit.rows; ++r) {
-      visible_keys[r] = std::clamp(visible(unit, r) - first_key, 0, keys);
+      visible_keys[r] = in_prefix ? keys : std::clamp(visible(unit, r) - first_key, 0, keys);
     }
     const bool first = split == item.first_split;
     const State result = first ? state : state_at(scratch.split.data());
@@ -142,7 +152,8 @@ void Attention::attend(const Unit& unit, const Item& item, const KVCache& cache,
 
 void Attention::merge(const Unit& unit, int split, State from, State into) const {
   for (int r = 0; r < unit.rows; ++r) {
-    if (visible(unit, r) <= split * kSplitTokens) continue;  // the row ends before this split
+    // The row ends before this split.
+    if (own_split(split) > 0 && visible(unit, r) <= own_split(split) * kSplitTokens) continue;
     kernels_.merge_split(from.maximum[r], from.sum[r], from.out + r * channels_, channels_,
                          &into.maximum[r], &into.sum[r], into.out + r * channels_);
   }

@@ -1,6 +1,10 @@
 // Attention of a whole batch over the paged cache, cut into pieces that threads take in any order.
+//
+// A row's keys are cut into splits of 512: first those of the network's trained prefix, which
+// starts with a split of its own and is seen by all rows, then those of the sequence.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -8,6 +12,7 @@
 
 #include "core/architecture.h"
 #include "core/kv_cache.h"
+#include "core/step.h"
 #include "kernels/kernels.h"
 
 namespace glimmer {
@@ -17,8 +22,7 @@ class Attention {
   Attention(const Architecture& architecture, const Kernels& kernels, int num_threads);
 
   // Cuts a batch into items; the same for every layer of a step.
-  void plan(int num_sequences, const int32_t* query_lengths, const int32_t* kv_lengths,
-            const int32_t* block_tables, int max_blocks);
+  void plan(const StepInput& input);
 
   int num_items() const { return static_cast<int>(items_.size()); }
 
@@ -33,7 +37,8 @@ class Attention {
     int first_token;  // of the sequence in the batch
     int first_row, rows;
     int first_position;  // cache position of the sequence's first new token
-    int keys;            // that the last row sees
+    int context_length;  // leading keys of the sequence that every row sees
+    int keys;            // of the sequence that the last row sees
     const int32_t* block_table;
     int first_item, num_items;
   };
@@ -58,14 +63,18 @@ class Attention {
               State state) const;
   void merge(const Unit& unit, int split, State from, State into) const;
   void finish(const Unit& unit, State state, float* out) const;
-  int visible(const Unit& unit, int row) const {  // keys that a row sees
-    return unit.first_position + (unit.first_row + row) / architecture_.group_size() + 1;
+  int visible(const Unit& unit, int row) const {  // keys of the sequence that a row sees
+    const int token = (unit.first_row + row) / architecture_.group_size();
+    return std::max(unit.first_position + token + 1, unit.context_length);
   }
+  // Index of a split among those of the sequence; negative for the prefix.
+  int own_split(int split) const { return split - prefix_splits_; }
 
   const Architecture& architecture_;
   const Kernels& kernels_;
   const int num_threads_;
   const int channels_;
+  const int prefix_splits_;
   std::vector<Unit> units_;
   std::vector<Item> items_;
   std::vector<Scratch> scratch_;              // one per thread

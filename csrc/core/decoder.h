@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <vector>
+#include <string_view>
 
 #include "core/architecture.h"
 #include "core/kv_cache.h"
@@ -26,6 +26,7 @@ class Decoder {
   const InstructionSet& isa() const { return isa_; }
   ThreadPool& pool() { return pool_; }
   Weights& weights() { return weights_; }
+  const Weights& weights() const { return weights_; }
 
   // Throws Error(kInvalidParameter) before anything is touched: ids, lengths or tables out of
   // range.
@@ -38,7 +39,6 @@ class Decoder {
   const InstructionSet& isa_;
   ThreadPool pool_;
   Weights weights_;
-  std::vector<float> inverse_frequencies_;  // [rope_dims / 2]
   std::mutex stepping_;
   std::unique_ptr<Step> step_;  // buffers, kept from step to step
 };

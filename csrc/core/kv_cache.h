@@ -1,4 +1,7 @@
 // Paged keys and values. A block holds 32 tokens of all layers; who owns it is not known here.
+//
+// Behind the blocks that are given out lie those of the network's trained prefix, if it has one:
+// filled once, and read by all sequences.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +12,13 @@
 
 namespace glimmer {
 
+class Decoder;
+struct Kernels;
+
 class KVCache {
  public:
-  KVCache(const Architecture& architecture, KVDType dtype, int num_blocks);
+  // Throws Error: the decoder has a prefix, but not all weights yet.
+  KVCache(const Decoder& decoder, KVDType dtype, int num_blocks);
 
   // Bytes of one block; what a context costs is a whole number of these.
   static size_t block_bytes(const Architecture& architecture, KVDType dtype);
@@ -20,6 +27,14 @@ class KVCache {
   bool fits(const Architecture& architecture) const;
   KVDType dtype() const { return dtype_; }
   int num_blocks() const { return num_blocks_; }
+  size_t size_bytes() const { return size_bytes_; }  // of all blocks, the prefix's too
+  // The block of the prefix that holds its tokens from 32 * index on.
+  int prefix_block(int index) const { return num_blocks_ + index; }
+
+  // Puts one token's key and value of a head, [head_dim], into its slot of a block. Threads may
+  // fill different slots at once.
+  void append(const Kernels& kernels, int block, int slot, int layer, int head, const float* key,
+              const float* value);
   // [head_dim][32] of float or float16
   void* keys(int block, int layer, int head) const {
     return pages_.data() +
@@ -31,9 +46,11 @@ class KVCache {
   }
 
  private:
+  void fill_prefix(const Decoder& decoder);
+
   KVDType dtype_;
-  int num_blocks_, num_layers_, num_heads_, head_dim_;
-  size_t key_bytes_, page_bytes_;
+  int num_blocks_, num_layers_, num_heads_, head_dim_, prefix_length_;
+  size_t key_bytes_, page_bytes_, size_bytes_;
   Pages pages_;
 };
 

@@ -23,6 +23,12 @@ class Pages {
   size_t size_ = 0;
 };
 
+// Makes room for n values; what is there stays, and never shrinks.
+template <class T>
+void grow(std::vector<T>& v, size_t n) {
+  if (v.size() < n) v.resize(n);
+}
+
 // Gives memory that was freed back to the operating system, where the allocator can.
 void trim_heap();
 

@@ -20,10 +20,44 @@ void check_id(const Architecture& a, int32_t id, const char* array, int index) {
                 std::to_string(a.vocab_size - 1) + ".");
 }
 
+void check_given(const char* array, const void* given, bool needed, const char* choice) {
+  if ((given != nullptr) == needed) return;
+  throw invalid(std::string(array) + (needed ? " must" : " cannot") + " be given: the network's " +
+                choice + ".");
+}
+
+// All tokens of a context see each other, so that it must be computed in one go.
+void check_context(const StepInput& in, int s) {
+  const int context = in.context_lengths[s], keys = in.kv_lengths[s];
+  if (context < 0) {
+    throw invalid(at("context_lengths", s) + " is " + std::to_string(context) +
+                  ", but lengths count from 0.");
+  }
+  const int first = keys - in.query_lengths[s];
+  if (first < context && keys < context) {
+    throw invalid(at("context_lengths", s) + " is " + std::to_string(context) +
+                  ", but this step computes the sequence's tokens " + std::to_string(first) +
+                  " to " + std::to_string(keys - 1) +
+                  " only. Tokens of a context see all of it: it must be computed in one step.");
+  }
+}
+
+void check_position(const char* array, const int32_t* positions, int index) {
+  if (positions[index] >= 0) return;
+  throw invalid(at(array, index) + " is " + std::to_string(positions[index]) +
+                ", but positions count from 0.");
+}
+
 }  // namespace
 
 void check_step(const Architecture& a, const KVCache& cache, const StepInput& in) {
   if (!cache.fits(a)) throw invalid("The KV cache was made for a network of other sizes.");
+  const bool two_positions = a.rope_positions == RopePositions::k2d;
+  check_given("block_positions", in.block_positions, two_positions,
+              two_positions ? "positions are 2d" : "positions are 1d");
+  const bool contexts = a.mask == Mask::kPrefix;
+  check_given("context_lengths", in.context_lengths, contexts,
+              contexts ? "mask shows the context of a sequence to all of it" : "mask is causal");
   int first_token = 0;
   for (int s = 0; s < in.num_sequences; ++s) {
     const int query = in.query_lengths[s], keys = in.kv_lengths[s];
@@ -38,6 +72,7 @@ void check_step(const Architecture& a, const KVCache& cache, const StepInput& in
                     ", but it must lie between the sequence's " + std::to_string(query) +
                     " new tokens and the " + std::to_string(room) + " that its blocks hold.");
     }
+    if (in.context_lengths) check_context(in, s);
     for (int b = 0; b * kPageTokens < keys; ++b) {
       const int block = in.block_tables[static_cast<size_t>(s) * in.max_blocks + b];
       if (block < 0 || block >= cache.num_blocks()) {
@@ -54,10 +89,8 @@ void check_step(const Architecture& a, const KVCache& cache, const StepInput& in
   }
   for (int t = 0; t < in.num_tokens; ++t) {
     check_id(a, in.token_ids[t], "token_ids", t);
-    if (in.positions[t] < 0) {
-      throw invalid(at("positions", t) + " is " + std::to_string(in.positions[t]) +
-                    ", but positions count from 0.");
-    }
+    check_position("positions", in.positions, t);
+    if (in.block_positions) check_position("block_positions", in.block_positions, t);
   }
   for (int i = 0; i < in.num_logit_rows; ++i) {
     const int row = in.logit_rows[i], before = i ? in.logit_rows[i - 1] : -1;

@@ -15,9 +15,13 @@ struct StepInput {
   int num_tokens = 0;
   const int32_t* token_ids = nullptr;  // [num_tokens]
   const int32_t* positions = nullptr;  // [num_tokens], for the rotary embedding
+  // [num_tokens] for 2d positions, otherwise null
+  const int32_t* block_positions = nullptr;
   int num_sequences = 0;
   const int32_t* query_lengths = nullptr;  // [num_sequences] new tokens of each
   const int32_t* kv_lengths = nullptr;     // [num_sequences] tokens in the cache after this step
+  // [num_sequences] leading tokens that all tokens of a sequence see; null where the mask is causal
+  const int32_t* context_lengths = nullptr;
   int max_blocks = 0;
   const int32_t* block_tables = nullptr;  // [num_sequences][max_blocks]
   int num_logit_rows = 0;
@@ -35,7 +39,8 @@ struct StepOutput {
 };
 
 // Throws Error(kInvalidParameter), naming the entry: an id, length, position or block out of range,
-// or a cache that was made for another network.
+// an array that the network needs or has no use for, a context that comes in pieces, or a cache
+// that was made for another network.
 void check_step(const Architecture& architecture, const KVCache& cache, const StepInput& input);
 
 }  // namespace glimmer

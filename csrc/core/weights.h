@@ -30,10 +30,30 @@ struct Matrix {
   void unpack_row(int row, float* out) const;
 };
 
+// What a network lacks stays empty.
+struct NormWeights {
+  std::vector<float> weight, bias;
+};
+struct Linear {
+  Matrix matrix;
+  std::vector<float> bias;
+};
+struct MlpWeights {
+  Linear gate, up, down;
+};
+struct ExpertWeights {
+  Linear router;                   // [num_experts, hidden_size], always float32
+  std::vector<float> choice_bias;  // [num_experts], added where experts are chosen
+  std::vector<MlpWeights> experts;
+  MlpWeights shared;
+};
 struct Layer {
-  std::vector<float> attn_norm, mlp_norm;
-  Matrix q, k, v, attn_out, gate, up, down;
-  std::vector<float> q_bias, k_bias, v_bias, attn_out_bias, gate_bias, up_bias, down_bias;
+  NormWeights attn_norm, attn_post_norm, mlp_norm, mlp_post_norm;
+  Linear q, k, v, attn_out;
+  std::vector<float> q_norm, k_norm;              // [head_dim]
+  std::vector<float> prefix_keys, prefix_values;  // [prefix_length][kv_width]
+  MlpWeights mlp;                                 // either an MLP ...
+  std::optional<ExpertWeights> experts;           // ... or experts
 };
 
 class Weights {
@@ -50,31 +70,34 @@ class Weights {
   // Throws Error(kMalformedCheckpoint) that names what is missing.
   void finish() const;
 
-  const Matrix& head() const { return tied_head_ ? embedding : head_; }
+  const Linear& head() const { return tied_head_ ? embedding : head_; }
   // The forms in which any matrix wants its inputs, one bit each.
   unsigned forms() const { return forms_; }
   size_t packed_bytes() const { return arena_.used(); }
 
-  Matrix embedding;
+  Linear embedding;
   std::vector<Layer> layers;
-  std::vector<float> final_norm;
+  NormWeights final_norm;
 
  private:
   struct Slot {
-    Matrix* matrix = nullptr;              // either a matrix ...
-    std::vector<float>* vector = nullptr;  // ... or a vector of `rows`
-    int rows = 0;
-    int cols = 1;
+    Matrix* matrix = nullptr;              // either a matrix, packed as ...
+    std::optional<DType> fixed;            // ... this whatever is asked for, ...
+    std::vector<float>* floats = nullptr;  // ... or plain floats, row by row
+    std::vector<int64_t> shape;
     bool loaded = false;
   };
-  void expect(const std::string& name, Matrix& matrix, int rows, int cols);
-  void expect(const std::string& name, std::vector<float>& vector, int rows);
+  void expect(const std::string& name, std::vector<float>& floats, std::vector<int64_t> shape);
+  void expect(const std::string& name, Matrix& matrix, int rows, int cols,
+              std::optional<DType> fixed = {});
+  void expect_layer(const Architecture& architecture, const std::string& prefix, Layer& layer);
 
+  void pack(Slot& slot, DType dtype, std::span<const uint8_t> data, DType kept, ThreadPool& pool);
   Form form_of(DType dtype) const;
 
   const bool tied_head_;
   const Form int4_inputs_;
-  Matrix head_;
+  Linear head_;
   unsigned forms_ = 0;
   std::map<std::string, Slot> slots_;
   Arena arena_;

@@ -25,7 +25,7 @@ static inline typename V::F exp(typename V::F x) {
   return V::mul(p, V::exp2_int(n));
 }
 
-// out = weight * (x / sqrt(mean(x^2) + eps)); x, weight and out are [n].
+// out = weight * (x / sqrt(mean(x^2) + eps)); x, weight and out are [n]. out may be x.
 template <class V>
 static void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {
   typename V::F acc[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
@@ -53,6 +53,32 @@ static void rms_norm(const float* x, const float* weight, int n, float eps, floa
   }
 }
 
+// out = weight * (x - mean) / sqrt(mean((x - mean)^2) + eps) + bias; all [n]. out may be x.
+template <class V>
+static void layer_norm(const float* x, const float* weight, const float* bias, int n, float eps,
+                       float* out) {
+  typename V::F acc[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  for (int i = 0; i < n; i += 8) {
+    acc[i / 8 % 4] = V::add(acc[i / 8 % 4], V::load_part(x + i, n - i));
+  }
+  const float sum = V::sum(V::add(V::add(acc[0], acc[1]), V::add(acc[2], acc[3])));
+  const typename V::F mean = V::set(sum / static_cast<float>(n));
+  for (typename V::F& a : acc) a = V::zero();
+  for (int i = 0; i < n; i += 8) {
+    alignas(32) float part[8] = {};  // what lies beyond n adds nothing
+    V::store_part(part, n - i, V::sub(V::load_part(x + i, n - i), mean));
+    const typename V::F v = V::load(part);
+    acc[i / 8 % 4] = V::fma(v, v, acc[i / 8 % 4]);
+  }
+  const float squares = V::sum(V::add(V::add(acc[0], acc[1]), V::add(acc[2], acc[3])));
+  const typename V::F scale = V::set(1.0f / std::sqrt(squares / static_cast<float>(n) + eps));
+  for (int i = 0; i < n; i += 8) {
+    const typename V::F v = V::mul(V::sub(V::load_part(x + i, n - i), mean), scale);
+    V::store_part(out + i, n - i,
+                  V::fma(V::load_part(weight + i, n - i), v, V::load_part(bias + i, n - i)));
+  }
+}
+
 template <class V>
 static inline typename V::F silu_times(typename V::F gate, typename V::F up) {
   const typename V::F e = exp<V>(V::sub(V::zero(), gate));
@@ -70,6 +96,22 @@ static void swiglu(const float* gate, const float* up, int n, float* out) {
     V::store_part(out + i, n - i,
                   silu_times<V>(V::load_part(gate + i, n - i), V::load_part(up + i, n - i)));
   }
+}
+
+// x / 2 * (1 + tanh(u)) = x / (1 + exp(-2 u)), u = 0.7978845608 (x + 0.044715 x^3).
+template <class V>
+static inline typename V::F gelu_tanh_of(typename V::F x) {
+  const typename V::F inner = V::fma(V::mul(x, x), V::set(0.044715f), V::set(1.0f));
+  const typename V::F e = exp<V>(V::mul(V::mul(x, V::set(-2 * 0.7978845608f)), inner));
+  return V::div(x, V::add(V::set(1.0f), e));
+}
+
+// out = gelu(x) in its tanh form; both [n].
+template <class V>
+static void gelu_tanh(const float* x, int n, float* out) {
+  int i = 0;
+  for (; i + 8 <= n; i += 8) V::store(out + i, gelu_tanh_of<V>(V::load(x + i)));
+  if (i < n) V::store_part(out + i, n - i, gelu_tanh_of<V>(V::load_part(x + i, n - i)));
 }
 
 // x[i] = exp(x[i] - shift); returns the sum of the results.

@@ -54,7 +54,10 @@ struct Kernels {
   Dot dot[kNumDTypes][kNumForms][kMaxTile];
   Pack pack[kNumForms][kMaxTile];
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, int n, float eps,
+                     float* out);
   void (*swiglu)(const float* gate, const float* up, int n, float* out);
+  void (*gelu_tanh)(const float* x, int n, float* out);
   float (*exp_shifted)(float* x, int n, float shift);
   void (*to_half)(const float* x, int n, uint16_t* out);
   void (*attend_split[kNumKVDTypes])(const AttentionSplit& split);

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from glimmer.architecture import Architecture, Rope
+from glimmer.architecture import Architecture, Experts, Rope
 
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
+KVDType = Literal["float64", "float32", "float16"]
 
 GROUP = 32
 """Neighbouring inputs that share a scale where a matrix takes rounded inputs."""
@@ -28,7 +29,7 @@ def forward(
     weights: Mapping[str, Floats],
     token_ids: Ints,
     *,
-    kv_dtype: Literal["float64", "float32", "float16"] = "float64",
+    kv_dtype: KVDType = "float64",
     input_bits: Mapping[str, int] = MappingProxyType({}),
 ) -> Floats:
     """Logits ``[len(token_ids), vocab_size]``.
@@ -37,64 +38,136 @@ def forward(
     repeated here. ``kv_dtype`` is what rotated keys and values are stored as; beyond its range they
     are held at its largest value. ``input_bits`` gives, by weight name, the matrices whose inputs
     are rounded to integers of so many bits.
-
-    Raises:
-        NotImplementedError: a choice of the architecture that is not written down here yet.
     """
-    _check(architecture, weights)
-    a = architecture
-    w = {name: weight.astype(np.float64) for name, weight in weights.items()}
+    return Network(architecture, weights, kv_dtype, input_bits).logits(token_ids)
 
-    def norm(name: str, x: Doubles) -> Doubles:
-        mean_square = np.mean(x * x, axis=-1, keepdims=True)
-        normed: Doubles = w[f"{name}.weight"] * x / np.sqrt(mean_square + a.norm_eps)
-        return normed
 
-    def linear(name: str, x: Doubles) -> Doubles:
-        if (bits := input_bits.get(f"{name}.weight")) is not None:
+class Network:
+    """One network; every method takes and gives float64 rows ``[tokens, channels]``."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: Mapping[str, Floats],
+        kv_dtype: KVDType,
+        input_bits: Mapping[str, int],
+    ) -> None:
+        assert {n: weight.shape for n, weight in weights.items()} == architecture.weight_shapes()
+        self.a = architecture
+        self.w = {name: weight.astype(np.float64) for name, weight in weights.items()}
+        self.kv_dtype = kv_dtype
+        self.input_bits = input_bits
+
+    def logits(self, token_ids: Ints) -> Floats:
+        layout = self.a.layout(token_ids.tolist())
+        positions = np.array([layout.positions, layout.block_positions or layout.positions])
+        sees = visible_keys(len(token_ids), layout.context_length)
+        x = self.w["embedding.weight"][token_ids]
+        for n in range(self.a.num_layers):
+            layer = f"layers.{n}"
+            normed = self.norm(f"{layer}.attn_norm", x)
+            x = self.add(x, normed, f"{layer}.attn", self.attention(layer, normed, positions, sees))
+            normed = self.norm(f"{layer}.mlp_norm", x)
+            mix = self.experts if self.a.has_experts(n) else self.mlp
+            x = self.add(x, normed, f"{layer}.mlp", mix(f"{layer}.", normed))
+        # A tied head is the embedding, and is multiplied in whatever form that is stored.
+        head = "embedding" if self.a.tied_head else "head"
+        return self.linear(head, self.norm("final_norm", x)).astype(np.float32)
+
+    def add(self, x: Doubles, normed: Doubles, block: str, result: Doubles) -> Doubles:
+        """The residual sum after attention or MLP, which made ``result`` of ``normed``."""
+        if self.a.norm_place == "sandwich":
+            result = self.norm(f"{block}_post_norm", result)
+        return (normed * self.a.residual_scale if self.a.residual == "normed" else x) + result
+
+    def norm(self, name: str, x: Doubles) -> Doubles:
+        if self.a.norm == "rms":
+            return rms_norm(self.w[f"{name}.weight"], x, self.a.norm_eps)
+        centred = x - x.mean(axis=-1, keepdims=True)
+        normed = rms_norm(self.w[f"{name}.weight"], centred, self.a.norm_eps)
+        return normed + self.w[f"{name}.bias"]
+
+    def linear(self, name: str, x: Doubles) -> Doubles:
+        if (bits := self.input_bits.get(f"{name}.weight")) is not None:
             x = _round_inputs(x, bits)
-        y: Doubles = x @ w[f"{name}.weight"].T
-        return y + w[f"{name}.bias"] if f"{name}.bias" in w else y
+        y: Doubles = x @ self.w[f"{name}.weight"].T
+        return y + self.w[f"{name}.bias"] if f"{name}.bias" in self.w else y
 
-    def attention(layer: str, x: Doubles) -> Doubles:
-        num_tokens = len(x)
-        positions = np.arange(num_tokens)
+    def attention(
+        self, layer: str, x: Doubles, positions: npt.NDArray[Any], sees: npt.NDArray[np.bool_]
+    ) -> Doubles:
+        a, num_tokens = self.a, len(x)
         by_head = (num_tokens, a.num_kv_heads, -1, a.head_dim)  # query heads grouped by KV head
-        q = rotate(a.rope, linear(f"{layer}.attn_q", x).reshape(by_head), positions)
-        k = rotate(a.rope, linear(f"{layer}.attn_k", x).reshape(by_head), positions)
-        v = linear(f"{layer}.attn_v", x).reshape(by_head)
-        k, v = (_stored(x, kv_dtype)[:, :, 0] for x in (k, v))
+        q = self.linear(f"{layer}.attn_q", x).reshape(by_head)
+        k = self.linear(f"{layer}.attn_k", x).reshape(by_head)
+        v = self.linear(f"{layer}.attn_v", x).reshape(by_head)[:, :, 0]
+        if a.qk_norm:
+            q = rms_norm(self.w[f"{layer}.attn_q_norm.weight"], q, a.norm_eps)
+            k = rms_norm(self.w[f"{layer}.attn_k_norm.weight"], k, a.norm_eps)
+        q, k = rotate(a.rope, q, positions), rotate(a.rope, k, positions)[:, :, 0]
+        if a.prefix_length:  # seen by all tokens, and never rotated
+            shape = (a.prefix_length, a.num_kv_heads, a.head_dim)
+            k = np.concatenate([self.w[f"{layer}.prefix_keys.weight"].reshape(shape), k])
+            v = np.concatenate([self.w[f"{layer}.prefix_values.weight"].reshape(shape), v])
+            sees = np.pad(sees, ((0, 0), (a.prefix_length, 0)), constant_values=True)
+        k, v = _stored(k, self.kv_dtype), _stored(v, self.kv_dtype)
         scores = np.einsum("qhgd,khd->hgqk", q, k, optimize=True) / np.sqrt(a.head_dim)
-        future = positions[:, None] < positions
-        scores = np.where(future, -np.inf, scores)
-        mixed = np.einsum("hgqk,khd->qhgd", _softmax(scores), v, optimize=True)
-        return linear(f"{layer}.attn_out", mixed.reshape(num_tokens, -1))
+        probabilities = _softmax(np.where(sees, scores, -np.inf))
+        mixed = np.einsum("hgqk,khd->qhgd", probabilities, v, optimize=True)
+        return self.linear(f"{layer}.attn_out", mixed.reshape(num_tokens, -1))
 
-    def mlp(layer: str, x: Doubles) -> Doubles:
-        gate = linear(f"{layer}.mlp_gate", x)
-        return linear(f"{layer}.mlp_down", _silu(gate) * linear(f"{layer}.mlp_up", x))
+    def mlp(self, prefix: str, x: Doubles) -> Doubles:
+        up = self.linear(f"{prefix}mlp_up", x)
+        if self.a.mlp == "gelu_tanh":
+            return self.linear(f"{prefix}mlp_down", gelu_tanh(up))
+        return self.linear(f"{prefix}mlp_down", _silu(self.linear(f"{prefix}mlp_gate", x)) * up)
 
-    x = w["embedding.weight"][token_ids]
-    for n in range(a.num_layers):
-        layer = f"layers.{n}"
-        for block, name in ((attention, "attn"), (mlp, "mlp")):
-            result = block(layer, norm(f"{layer}.{name}_norm", x))
-            if a.norm_place == "sandwich":
-                result = norm(f"{layer}.{name}_post_norm", result)
-            x = x + result
-    # A tied head is the embedding, and is multiplied in whatever form that is stored.
-    head = "embedding" if a.tied_head else "head"
-    return linear(head, norm("final_norm", x)).astype(np.float32)
+    def experts(self, prefix: str, x: Doubles) -> Doubles:
+        e = self.a.experts
+        assert e is not None
+        router, bias = self.w[f"{prefix}router.weight"], self.w[f"{prefix}router.bias"]
+        weights = route(e, x @ router.T, bias)
+        out = np.zeros_like(x)
+        for i in range(e.num_experts):
+            chosen = weights[:, i] != 0
+            if chosen.any():
+                out[chosen] += weights[chosen, i, None] * self.mlp(f"{prefix}experts.{i}.", x[chosen])
+        return out + self.mlp(f"{prefix}shared.", x) if e.num_shared_experts else out
 
 
-def rotate(rope: Rope, x: Doubles, positions: npt.NDArray[np.int64]) -> Doubles:
-    """``x`` ``[tokens, ..., head_dim]`` with the first ``rope.dims`` channels of heads turned."""
+def visible_keys(num_tokens: int, context_length: int) -> npt.NDArray[np.bool_]:
+    """``[queries, keys]``: what stands before a token and itself, and the whole context."""
+    tokens = np.arange(num_tokens)
+    return (tokens <= tokens[:, None]) | (tokens < context_length)
+
+
+def rms_norm(weight: Doubles, x: Doubles, eps: float) -> Doubles:
+    normed: Doubles = weight * x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+    return normed
+
+
+def rotate(rope: Rope, x: Doubles, positions: npt.NDArray[Any]) -> Doubles:
+    """``x`` ``[tokens, ..., head_dim]`` turned by ``positions`` ``[2, tokens]``.
+
+    With 2d positions the second row turns the second half of each head; with 1d ones it is unused.
+    """
+    if rope.positions == "1d":
+        return turn(rope, x, positions[0])
+    halves = np.split(x, 2, axis=-1)
+    turned = [turn(rope, half, row) for half, row in zip(halves, positions, strict=True)]
+    return np.concatenate(turned, axis=-1)
+
+
+def turn(rope: Rope, x: Doubles, positions: npt.NDArray[Any]) -> Doubles:
+    """``x`` ``[tokens, ..., channels]`` with its first ``rope.dims`` channels turned."""
     dims = rope.dims
     if rope.pairing == "interleaved":
         first, second = slice(0, dims, 2), slice(1, dims, 2)
     else:
         first, second = slice(0, dims // 2), slice(dims // 2, dims)
     frequencies = rope.base ** (-np.arange(0, dims, 2) / dims)
+    if rope.frequency_dtype == "float16":
+        frequencies = frequencies.astype(np.float32).astype(np.float16).astype(np.float64)
     angles = np.multiply.outer(positions / rope.linear_scale, frequencies)
     angles = angles.reshape(len(x), *[1] * (x.ndim - 2), -1)
     cos, sin = np.cos(angles), np.sin(angles)
@@ -102,6 +175,34 @@ def rotate(rope: Rope, x: Doubles, positions: npt.NDArray[np.int64]) -> Doubles:
     rotated[..., first] = x[..., first] * cos - x[..., second] * sin
     rotated[..., second] = x[..., second] * cos + x[..., first] * sin
     return rotated
+
+
+def route(experts: Experts, logits: Doubles, bias: Doubles) -> Doubles:
+    """How much of each expert a token takes, ``[tokens, num_experts]``; 0 for those not chosen."""
+    scores = 1 / (1 + np.exp(-logits))
+    choices = scores + bias
+    groups = choices.reshape(len(choices), experts.num_groups, -1)
+    if experts.num_groups_per_token < experts.num_groups:
+        best_two = np.sort(groups, axis=-1)[..., -2:].sum(axis=-1)
+        kept = _largest(best_two, experts.num_groups_per_token)
+        choices = np.where(kept[..., None], groups, -np.inf).reshape(choices.shape)
+    chosen = _largest(choices, experts.num_experts_per_token)
+    weights: Doubles = np.where(chosen, scores, 0)
+    if experts.normalize_weights:
+        weights /= weights.sum(axis=-1, keepdims=True) + 1e-20
+    return weights * experts.routed_scale
+
+
+def _largest(x: Doubles, count: int) -> npt.NDArray[np.bool_]:
+    """True at the ``count`` largest of each row; of equal ones the first."""
+    chosen = np.zeros(x.shape, np.bool_)
+    np.put_along_axis(chosen, np.argsort(-x, axis=-1, kind="stable")[:, :count], True, axis=-1)
+    return chosen
+
+
+def gelu_tanh(x: Doubles) -> Doubles:
+    y: Doubles = 0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x**3)))
+    return y
 
 
 def _stored(x: Doubles, dtype: str) -> Doubles:
@@ -129,21 +230,3 @@ def _softmax(x: Doubles) -> Doubles:
 def _silu(x: Doubles) -> Doubles:
     y: Doubles = x / (1 + np.exp(-x))
     return y
-
-
-def _check(a: Architecture, weights: Mapping[str, Floats]) -> None:
-    for choice, value, written in (
-        ("norm", a.norm, "rms"),
-        ("residual", a.residual, "input"),
-        ("residual_scale", a.residual_scale, 1.0),
-        ("mask", a.mask, "causal"),
-        ("mlp", a.mlp, "swiglu"),
-        ("rope.positions", a.rope.positions, "1d"),
-        ("rope.frequency_dtype", a.rope.frequency_dtype, "float32"),
-        ("qk_norm", a.qk_norm, False),
-        ("experts", a.experts, None),
-        ("prefix_length", a.prefix_length, 0),
-    ):
-        if value != written:
-            raise NotImplementedError(f"{choice} {value!r}: only {written!r} is written down")
-    assert {name: weight.shape for name, weight in weights.items()} == a.weight_shapes()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from glimmer.architecture import Architecture
+from glimmer.architecture import Architecture, Experts
 from glimmer.errors import InvalidParameterError, UnsupportedArchitectureError
 from glimmer.native import _core
 from glimmer.native.cpu import physical_cores
@@ -86,7 +86,19 @@ def _to_core(architecture: Architecture) -> _core.Architecture:
     dimensions = _core.RopeDimensions
     core.rope_positions = dimensions.two if rope.positions == "2d" else dimensions.one
     core.rope_half_frequencies = rope.frequency_dtype == "float16"
-    core.num_experts = architecture.experts.num_experts if architecture.experts else 0
+    if architecture.experts is not None:
+        core.experts = _experts_to_core(architecture.experts)
+    return core
+
+
+def _experts_to_core(experts: Experts) -> _core.Experts:
+    core = _core.Experts()
+    for name in (
+        "num_experts", "num_experts_per_token", "num_shared_experts", "intermediate_size",
+        "num_dense_layers", "num_groups", "num_groups_per_token", "normalize_weights",
+        "routed_scale",
+    ):  # fmt: skip
+        setattr(core, name, _int32(f"experts' {name}", getattr(experts, name)))
     return core
 
 
@@ -158,6 +170,11 @@ class StepInput:
     """``[L]`` ascending indices into the T tokens: those whose next token is wanted."""
     positions: Int32Array | None = None
     """``[T]`` rotary positions; by default each token's index in its sequence."""
+    block_positions: Int32Array | None = None
+    """``[T]`` second rotary positions; needed if ``rope.positions`` is "2d", else not allowed."""
+    context_lengths: Int32Array | None = None
+    """``[S]`` leading tokens that all tokens of a sequence see; needed if ``mask`` is "prefix",
+    else not allowed. A context is computed in one step."""
     sampling: SamplingInput | None = None
     return_logits: bool = False
 
@@ -258,7 +275,8 @@ class NativeModel:
         """Run one batch: forward pass, then the choice of tokens. [T] tokens in, [L] rows out.
 
         Raises:
-            InvalidParameterError: an id, length or table is out of range, or the cache is another
+            InvalidParameterError: an id, length or table is out of range, a context comes in
+                pieces, an array is missing that the network needs, or the cache is another
                 network's; nothing was changed.
         """
         assert self._finished, "finish() comes before step()"
@@ -284,6 +302,10 @@ class NativeModel:
             )  # fmt: skip
         else:
             _check_length("positions", positions, num_tokens)
+        if step.block_positions is not None:
+            _check_length("block_positions", step.block_positions, num_tokens)
+        if step.context_lengths is not None:
+            _check_length("context_lengths", step.context_lengths, num_sequences)
         core_sampling, num_logprobs, chosen = None, -1, 0
         if sampling is not None:
             sampling.check(num_rows)
@@ -306,9 +328,10 @@ class NativeModel:
             else None,
         )
         self._decoder.step(
-            cache.core, step.token_ids, positions, step.query_lengths, step.kv_lengths,
-            step.block_tables, step.logit_rows, core_sampling, num_logprobs, result.logits,
-            result.token_ids, result.logprobs, result.top_ids, result.top_logprobs,
+            cache.core, step.token_ids, positions, step.block_positions, step.query_lengths,
+            step.kv_lengths, step.context_lengths, step.block_tables, step.logit_rows,
+            core_sampling, num_logprobs, result.logits, result.token_ids, result.logprobs,
+            result.top_ids, result.top_logprobs,
         )  # fmt: skip
         return result
 
@@ -316,7 +339,10 @@ class NativeModel:
 class KVCache:
     """``num_blocks`` blocks of ``BLOCK_SIZE`` tokens of all layers; the engine knows whose.
 
+    A network's trained prefix lies in blocks of its own, beyond these: ``size_bytes`` counts them.
+
     Raises:
+        MalformedCheckpointError: the network has a trained prefix and lacks weights yet.
         OutOfMemoryError: the system refuses the memory.
     """
 
@@ -327,4 +353,4 @@ class KVCache:
             )
         self.core = _core.KVCache(model._decoder, getattr(_core.KVDType, dtype), num_blocks)
         self.num_blocks = num_blocks
-        self.size_bytes = num_blocks * kv_block_bytes(model.architecture, dtype)
+        self.size_bytes = self.core.size_bytes
