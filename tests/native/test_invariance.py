@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from glimmer.architecture import Rope
+from glimmer.architecture import Blanks, Experts, Rope
 from glimmer.native import BLOCK_SIZE, KVCache, instruction_sets
 from tests.support.tiny import (
     BLOCK,
     DTYPES,
+    PLAIN,
     Floats,
     Ints,
     KVDType,
@@ -24,6 +25,7 @@ from tests.support.tiny import (
     make_cache,
     make_streams,
     random_architecture,
+    random_text,
     run,
     seeded,
 )
@@ -37,7 +39,9 @@ MODELS = {
     # All dtypes, int8 and int16 inputs, several KV heads, a group that fills no tile of 16 rows.
     "mixed": TinyModel.random(
         random_architecture(
-            seeded(0), input_multiple=BLOCK, num_layers=2, num_heads=6, num_kv_heads=2, head_dim=16
+            seeded(0),
+            input_multiple=BLOCK,
+            **{**PLAIN, "num_layers": 2, "num_heads": 6, "num_kv_heads": 2, "head_dim": 16},
         ),
         DTYPES,
     ),
@@ -45,9 +49,43 @@ MODELS = {
     "one kv head": TinyModel.random(
         random_architecture(
             seeded(1),
-            **{"num_layers": 2, "num_heads": 5, "num_kv_heads": 1, "head_dim": 10},
-            rope=Rope(dims=6, base=1e4),
+            **{**PLAIN, "num_layers": 2, "num_heads": 5, "num_kv_heads": 1, "head_dim": 10},
         )
+    ),
+    # Contexts that all of a text sees, and a trained prefix of two cuts before it.
+    "context": TinyModel.random(
+        random_architecture(
+            seeded(2),
+            **{"num_layers": 2, "num_heads": 3, "num_kv_heads": 3, "head_dim": 24},
+            **{"norm": "layer", "norm_place": "pre", "residual": "normed", "residual_scale": 7.5},
+            **{"mask": "prefix", "blanks": Blanks(start_id=0, blank_ids=(1, 2))},
+            **{"mlp": "gelu_tanh", "qk_norm": False, "experts": None, "prefix_length": 550},
+            rope=Rope(dims=12, base=1e4, pairing="half", positions="2d"),
+        )
+    ),
+    # Experts of all dtypes, chosen by each token for itself, in groups, after one dense layer.
+    "experts": TinyModel.random(
+        random_architecture(
+            seeded(3),
+            input_multiple=BLOCK,
+            **{
+                **PLAIN,
+                **{"num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 24},
+                **{"norm_place": "sandwich", "qk_norm": True},
+                "experts": Experts(
+                    num_experts=12,
+                    num_experts_per_token=3,
+                    num_shared_experts=2,
+                    intermediate_size=64,
+                    num_dense_layers=1,
+                    num_groups=4,
+                    num_groups_per_token=2,
+                    routed_scale=2.5,
+                ),
+            },
+        ),
+        DTYPES,
+        experts_by_token=True,
     ),
 }
 
@@ -60,7 +98,7 @@ def model(request: pytest.FixtureRequest) -> TinyModel:
 @pytest.fixture(scope="module")
 def sequences(model: TinyModel) -> list[Ints]:
     rng = np.random.default_rng(0)
-    return [rng.integers(0, model.architecture.vocab_size, n, np.int32) for n in LENGTHS]
+    return [random_text(model.architecture, n, rng) for n in LENGTHS]
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +164,11 @@ def test_any_schedule(
 ) -> None:
     # Prompts and answers side by side, each step another company in another order.
     engine, rng = model.native(num_threads=num_threads), random.Random(num_threads)
-    streams = make_streams(sequences, seed=num_threads)
+    streams = make_streams(model.architecture, sequences, seed=num_threads)
     cache = make_cache(engine, streams)
     while unfinished := [s for s in streams if s.num_left]:
         company = rng.sample(unfinished, rng.randint(1, len(unfinished)))
-        parts = [(s, min(s.num_left, rng.choice([1, 1, 2, 4, 5, 16, 65, 200]))) for s in company]
+        parts = [s.next_part(rng.choice([1, 1, 2, 4, 5, 16, 65, 200])) for s in company]
         firsts = [s.num_computed for s in company]
         for logits, (stream, n), first in zip(
             advance(engine, cache, parts), parts, firsts, strict=True
@@ -145,7 +183,7 @@ def test_blocks_hold_nothing_of_their_last_owner(
     engine = model.native()
     cache = KVCache(engine, -(-max(LENGTHS) // BLOCK_SIZE))
     for token_ids, logits in reversed([*zip(sequences, alone, strict=True)]):
-        [stream] = make_streams([token_ids])
+        [stream] = make_streams(model.architecture, [token_ids])
         check_equal(advance(engine, cache, [(stream, len(token_ids))]), [logits])
 
 
@@ -154,7 +192,7 @@ def test_blocks_may_be_shared(
 ) -> None:
     """A sequence that starts like another may read its first blocks instead of computing them."""
     engine = model.native()
-    first, second = make_streams([sequences[-1], sequences[-1]])
+    first, second = make_streams(model.architecture, [sequences[-1], sequences[-1]])
     cache = make_cache(engine, [first, second])
     advance(engine, cache, [(first, first.num_left)])
     shared = 20

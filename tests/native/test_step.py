@@ -1,9 +1,4 @@
-"""A step of the engine against the reference, on sizes that divide by nothing; and what it refuses.
-
-Rounded values have edges: an input that lies between two integers, or a key between two float16,
-falls on either side by the last bit of a float32. So where anything is rounded, a few logits differ
-by much more than the rest, and both the largest and the median difference are bounded.
-"""
+"""A step against the reference, on sizes that divide by nothing; and what is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimmer.architecture import Architecture, Rope
+from glimmer.architecture import Experts, Rope
 from glimmer.errors import (
     GlimmerError,
     InvalidParameterError,
@@ -26,31 +21,32 @@ from glimmer.errors import (
     UnsupportedArchitectureError,
     UnsupportedTensorTypeError,
 )
-from glimmer.native import KVCache, NativeModel, StepInput, check_architecture, instruction_sets
+from glimmer.native import KVCache, NativeModel, StepInput, check_architecture
 from glimmer.quantization import quantize
+from tests.support.compare import ISAS, check_batch
 from tests.support.reference import forward
 from tests.support.tiny import (
     BLOCK,
     BLOCK_DTYPES,
     DTYPES,
     FLOAT_DTYPES,
-    NOT_DEFINED,
+    PLAIN,
     Floats,
     Ints,
-    KVDType,
     Stream,
     TinyModel,
+    is_packed,
     make_cache,
     make_streams,
     random_architecture,
+    random_experts,
+    random_text,
     random_weights,
     run,
     seeded,
     step_input,
 )
 
-ISAS = instruction_sets()
-LENGTHS = (1, 2, 31, 32, 33, 70)  # around one block of the cache, and every remainder of a tile
 LONG_LENGTHS = (511, 512, 513, 1026)  # around the first and second cut of attention, at 512 keys
 
 SHAPES: Mapping[str, Mapping[str, Any]] = {
@@ -84,7 +80,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_float_weights(shape: str, dtype: str) -> None:
-    architecture = random_architecture(seeded(1), **SHAPES[shape])
+    architecture = random_architecture(seeded(1), **{**PLAIN, **SHAPES[shape]})
     check_batch(TinyModel.random(architecture, [dtype]))
 
 
@@ -120,44 +116,6 @@ def test_any_architecture_and_batch(data: st.DataObject) -> None:
     check_batch(model, activations, lengths, chunk=choose([1, 5, 32, 70]))
 
 
-def check_batch(
-    model: TinyModel,
-    activations: str = "int8",
-    lengths: Sequence[int] = LENGTHS,
-    chunk: int | None = None,
-) -> None:
-    """Runs sequences of these ``lengths`` in one batch, under every instruction set."""
-    rng = np.random.default_rng(0)
-    sequences = [random_tokens(model.architecture, n, rng) for n in lengths]
-    engines = {isa: model.native(isa=isa, activations=activations) for isa in ISAS}
-    input_bits = model.input_bits(activations)
-    kv_dtypes: tuple[KVDType, ...] = ("float32", "float16")
-    for kv_dtype in kv_dtypes:
-        expected = [
-            forward(model.architecture, model.weights, s, kv_dtype=kv_dtype, input_bits=input_bits)
-            for s in sequences
-        ]
-        largest, median = allowed_differences(input_bits, kv_dtype)
-        logits = {
-            isa: np.concatenate(run(engine, sequences, chunk=chunk, kv_dtype=kv_dtype))
-            for isa, engine in engines.items()
-        }
-        difference = np.abs(logits["scalar"] - np.concatenate(expected))
-        assert difference.max() <= largest
-        assert np.median(difference) <= median
-        for isa in ISAS:
-            np.testing.assert_array_equal(logits[isa], logits["scalar"], err_msg=isa)
-
-
-def allowed_differences(input_bits: Mapping[str, int], kv_dtype: KVDType) -> tuple[float, float]:
-    """Largest and median, where logits have a standard deviation of 1."""
-    if 8 in input_bits.values():
-        return 0.2, 2e-2
-    if 16 in input_bits.values():
-        return 5e-3, 3e-4
-    return (4e-3, 1e-4) if kv_dtype == "float16" else (5e-5, 5e-6)
-
-
 @pytest.mark.parametrize("activations", ["int8", "int16"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_product(dtype: str, activations: str) -> None:
@@ -166,7 +124,7 @@ def test_one_product(dtype: str, activations: str) -> None:
     for num_rows in (1, 15, 17, 70):
         head, embedding = rng.standard_normal((2, num_rows, 96)).astype(np.float32)
         model = product_model(head, embedding, dtype)
-        tokens = [random_tokens(model.architecture, n, rng) for n in range(1, 10)]
+        tokens = [random_text(model.architecture, n, rng) for n in range(1, 10)]
         check_product(model, activations, tokens)
 
 
@@ -185,7 +143,9 @@ def product_model(head: Floats, embedding: Floats, dtype: str) -> TinyModel:
     """Nothing but ``head @ norm(embedding)``: the only layer adds zero."""
     vocab_size, hidden_size = head.shape
     architecture = random_architecture(
-        seeded(0), vocab_size=vocab_size, hidden_size=hidden_size, num_layers=1, tied_head=False
+        seeded(0),
+        **{**PLAIN, "vocab_size": vocab_size, "hidden_size": hidden_size, "num_layers": 1},
+        tied_head=False,
     )
     weights = random_weights(architecture, 0)
     for name, weight in weights.items():
@@ -210,14 +170,18 @@ def check_product(model: TinyModel, activations: str, tokens: Sequence[Ints]) ->
 
 @pytest.mark.parametrize("target", DTYPES)
 def test_weights_are_converted_as_the_schemes_say(target: str) -> None:
-    architecture = random_architecture(seeded(3), input_multiple=BLOCK)
+    architecture = random_architecture(
+        seeded(3),
+        input_multiple=BLOCK,
+        **{**PLAIN, "prefix_length": 3, "experts": random_experts(seeded(3), [BLOCK])},
+    )
     by_engine, by_scheme = NativeModel(architecture, 2), NativeModel(architecture, 2)
     for name, weight in random_weights(architecture, 0).items():
         stored, shape = weight.view(np.uint8), weight.shape
         by_engine.load(name, "float32", shape, stored, target)
-        if weight.ndim == 2:
+        if is_packed(name, shape):
             by_scheme.load(name, target, shape, quantize(target, weight))
-        else:  # vectors are never packed
+        else:
             by_scheme.load(name, "float32", shape, stored)
     tokens = [np.arange(3, dtype=np.int32) % architecture.vocab_size]
     by_engine.finish()
@@ -226,12 +190,12 @@ def test_weights_are_converted_as_the_schemes_say(target: str) -> None:
 
 
 def test_keys_and_values_beyond_float16_are_held_at_its_limit() -> None:
-    architecture = random_architecture(seeded(4), qkv_bias=True, num_layers=1)
+    architecture = random_architecture(seeded(4), **PLAIN, qkv_bias=True, num_layers=1)
     weights = random_weights(architecture, 0)
     weights["layers.0.attn_v.bias"][::2] = 1e6
     weights["layers.0.attn_v.bias"][1::2] = 4e4  # within: the norm would hide a common factor
     model = TinyModel.of(architecture, weights)
-    token_ids = random_tokens(architecture, 40, np.random.default_rng(0))
+    token_ids = random_text(architecture, 40, np.random.default_rng(0))
     expected = forward(architecture, weights, token_ids, kv_dtype="float16")
     for isa in ISAS:
         [logits] = run(model.native(isa=isa), [token_ids])
@@ -241,7 +205,9 @@ def test_keys_and_values_beyond_float16_are_held_at_its_limit() -> None:
 def test_only_the_wanted_rows_come_back() -> None:
     model = TinyModel.random(random_architecture(seeded(5)))
     engine = model.native()
-    streams = make_streams([random_tokens(model.architecture, 40, np.random.default_rng(0))])
+    streams = make_streams(
+        model.architecture, [random_text(model.architecture, 40, np.random.default_rng(0))]
+    )
     step = step_input([(streams[0], 40)])
     every_row = engine.step(make_cache(engine, streams), step).logits
     assert every_row is not None
@@ -257,9 +223,11 @@ def test_only_the_wanted_rows_come_back() -> None:
 
 def test_positions_may_be_given() -> None:
     # Rotary embeddings know distances alone: a common shift changes nothing, a stretch does.
-    model = TinyModel.random(random_architecture(seeded(6), rope=Rope(dims=2, base=1e4)))
+    model = TinyModel.random(random_architecture(seeded(6), **PLAIN))
     engine = model.native()
-    streams = make_streams([random_tokens(model.architecture, 9, np.random.default_rng(0))])
+    streams = make_streams(
+        model.architecture, [random_text(model.architecture, 9, np.random.default_rng(0))]
+    )
 
     def logits(positions: Ints | None) -> Floats:
         step = replace(step_input([(streams[0], 9)]), positions=positions)
@@ -273,21 +241,13 @@ def test_positions_may_be_given() -> None:
     assert np.abs(logits(3 * counted) - usual).max() > 0.01
 
 
-def random_tokens(architecture: Architecture, n: int, rng: np.random.Generator) -> Ints:
-    return rng.integers(0, architecture.vocab_size, n, np.int32)
-
-
 # --- what is refused
 
 
-@pytest.mark.parametrize("word", [*NOT_DEFINED, "sandwich"])
-def test_choices_that_are_not_built(word: str) -> None:
-    choices = NOT_DEFINED.get(word, {"norm_place": "sandwich"})
-    architecture = random_architecture(seeded(0), **choices)
-    with pytest.raises(UnsupportedArchitectureError, match=word):
-        check_architecture(architecture)
-    with pytest.raises(UnsupportedArchitectureError, match=word):
-        NativeModel(architecture)
+def experts(**choices: Any) -> dict[str, Any]:
+    numbers: dict[str, Any] = {"num_experts": 6, "num_experts_per_token": 2}
+    numbers |= {"num_shared_experts": 1, "intermediate_size": 8, "num_dense_layers": 0}
+    return {"experts": Experts(**{**numbers, **choices})}
 
 
 @pytest.mark.parametrize(
@@ -299,15 +259,28 @@ def test_choices_that_are_not_built(word: str) -> None:
         ({"head_dim": 8, "rope": Rope(dims=3, base=1e4)}, "even number"),
         ({"rope": Rope(dims=2, base=0.0)}, "base must be above 0"),
         ({"rope": Rope(dims=2, base=1e4, linear_scale=0.0)}, "linear_scale must be above 0"),
+        ({"head_dim": 8, "rope": Rope(dims=6, base=1e4, positions="2d")}, "6 of 4 .* each half"),
+        ({"head_dim": 7, "rope": Rope(dims=2, base=1e4, positions="2d")}, "7 channels have no"),
+        ({"residual": "input", "residual_scale": 2.0}, "residual_scale other than 1"),
+        (experts(num_experts=0), "num_experts must be above 0"),
+        (experts(num_experts_per_token=0), "num_experts_per_token must be above 0"),
+        (experts(intermediate_size=0), "experts' intermediate_size must be above 0"),
+        (experts(intermediate_size=2**30, num_shared_experts=2), "shared experts are 2 of"),
+        (experts(num_groups=4), "6 experts cannot be divided into 4 groups"),
+        (experts(num_groups=6), "6 groups have one expert each"),
+        (experts(num_groups=3, num_groups_per_token=4), "is 4, but there are only 3 groups"),
+        (experts(num_experts_per_token=7), "is 7, but a token can choose from 6"),
+        (experts(num_groups=3, num_experts_per_token=3), "is 3, but a token can choose from 2"),
+        ({"num_heads": 2**30, "num_kv_heads": 1, "head_dim": 8}, "more than this engine"),
     ],
 )
 def test_impossible_numbers(choices: Mapping[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedArchitectureError, match=message):
-        check_architecture(random_architecture(seeded(0), **choices))
+        check_architecture(random_architecture(seeded(0), **{**PLAIN, **choices}))
 
 
 def test_weights_that_do_not_fit() -> None:
-    architecture = random_architecture(seeded(0), hidden_size=40, vocab_size=7)
+    architecture = random_architecture(seeded(0), **PLAIN, hidden_size=40, vocab_size=7)
     model = NativeModel(architecture, 1)
     zeros = np.zeros(4 * 7 * 40, np.uint8)
 
@@ -385,7 +358,7 @@ def ints(*values: int) -> Ints:
     ],
 )
 def test_steps_that_do_not_fit(change: Mapping[str, Any], message: str) -> None:
-    model = TinyModel.random(random_architecture(seeded(0), vocab_size=7)).native()
+    model = TinyModel.random(random_architecture(seeded(0), **PLAIN, vocab_size=7)).native()
     cache = KVCache(model, 4)
     step = StepInput(
         token_ids=ints(1, 2, 3),
@@ -403,7 +376,8 @@ def test_steps_that_do_not_fit(change: Mapping[str, Any], message: str) -> None:
 
 def test_a_cache_of_another_network_is_refused() -> None:
     model, other = (
-        TinyModel.random(random_architecture(seeded(0), head_dim=head_dim)) for head_dim in (8, 16)
+        TinyModel.random(random_architecture(seeded(0), **PLAIN, head_dim=head_dim))
+        for head_dim in (8, 16)
     )
     engine = model.native()
     step = step_input([(Stream(ints(1), ints(0)), 1)])

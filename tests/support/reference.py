@@ -131,7 +131,9 @@ class Network:
         for i in range(e.num_experts):
             chosen = weights[:, i] != 0
             if chosen.any():
-                out[chosen] += weights[chosen, i, None] * self.mlp(f"{prefix}experts.{i}.", x[chosen])
+                out[chosen] += weights[chosen, i, None] * self.mlp(
+                    f"{prefix}experts.{i}.", x[chosen]
+                )
         return out + self.mlp(f"{prefix}shared.", x) if e.num_shared_experts else out
 
 

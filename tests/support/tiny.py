@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from glimmer.architecture import Architecture, Experts, Rope
+from glimmer.architecture import Architecture, Blanks, Experts, Rope, TextLayout
 from glimmer.native import BLOCK_SIZE, KVCache, NativeModel, SamplingInput, StepInput
 
 Bytes = npt.NDArray[np.uint8]
@@ -29,30 +29,16 @@ BLOCK_DTYPES = ("q8_0", "q4_0", "q4_1")
 DTYPES = FLOAT_DTYPES + BLOCK_DTYPES
 BLOCK = 32
 """Weights per block of ``BLOCK_DTYPES``."""
+PREFIX_NAMES = ("prefix_keys.weight", "prefix_values.weight")
 MAX_WIDTH = 512
 """Of all query heads together, so that the reference stays quick."""
 
-NOT_DEFINED: Mapping[str, Mapping[str, Any]] = {
-    "layer": {"norm": "layer"},
-    "normed": {"residual": "normed"},
-    "residual_scale": {"residual_scale": 7.5},
-    "prefix": {"mask": "prefix"},
-    "gelu_tanh": {"mlp": "gelu_tanh"},
-    "2d": {"rope": Rope(dims=2, base=1e4, positions="2d")},
-    "float16": {"rope": Rope(dims=2, base=1e4, frequency_dtype="float16")},
-    "qk_norm": {"qk_norm": True},
-    "prefix_length": {"prefix_length": 8},
-    "experts": {
-        "experts": Experts(
-            num_experts=4,
-            num_experts_per_token=2,
-            num_shared_experts=1,
-            intermediate_size=8,
-            num_dense_layers=1,
-        )
-    },
+PLAIN: Mapping[str, Any] = {
+    **{"norm": "rms", "norm_place": "pre", "residual": "input", "residual_scale": 1.0},
+    **{"mask": "causal", "blanks": None, "mlp": "swiglu", "qk_norm": False, "experts": None},
+    **{"prefix_length": 0, "rope": Rope(dims=2, base=1e4)},
 }
-"""Choices that neither the reference nor the engine has, by the word that its error must hold."""
+"""The choices of most networks, to be given where others would be drawn."""
 
 
 class Choose(Protocol):
@@ -81,8 +67,11 @@ def random_architecture(choose: Choose, *, input_multiple: int = 1, **choices: A
             if (width := group * kv * head_dim) % input_multiple == 0 and width <= MAX_WIDTH
         ]
     )
+    rope = choices.get("rope") or random_rope(choose, head_dim)
+    mask = choices.get("mask") or choose(["causal", "prefix"])
+    residual = choices.get("residual") or choose(["input", "normed"])
     drawn: dict[str, Any] = {
-        "vocab_size": choose(range(2, 120)),
+        "vocab_size": choose(range(4, 120)),
         "hidden_size": choose(sizes),
         "num_layers": choose([1, 2]),
         "num_heads": num_heads,
@@ -90,37 +79,103 @@ def random_architecture(choose: Choose, *, input_multiple: int = 1, **choices: A
         "head_dim": head_dim,
         "intermediate_size": choose(sizes),
         "max_position": 4096,
-        "rope": Rope(
-            dims=choose(range(0, head_dim + 1, 2)),
-            base=choose([100.0, 10000.0, 5e6]),
-            pairing=choose(["interleaved", "half"]),
-            linear_scale=choose([1.0, 4.0]),
-        ),
+        "rope": rope,
         "norm_eps": choose([1e-5, 1.5625e-07]),
+        "norm": choose(["rms", "layer"]),
+        "norm_place": choose(["pre", "sandwich"]),
+        "residual": residual,
+        "residual_scale": choose([1.0, 7.5]) if residual == "normed" else 1.0,
+        "mask": mask,
+        "blanks": Blanks(start_id=0, blank_ids=choose([(1,), (3, 2)]))
+        if mask == "prefix" or rope.positions == "2d"
+        else None,
+        "mlp": choose(["swiglu", "gelu_tanh"]),
         "qkv_bias": choose([False, True]),
         "attention_out_bias": choose([False, True]),
         "mlp_bias": choose([False, True]),
+        "qk_norm": choose([False, True]),
+        "experts": random_experts(choose, sizes) if choose([False, True]) else None,
+        "prefix_length": choose([0, 0, 1, 33]),
         "tied_head": choose([False, True]),
     }
     return Architecture(**{**drawn, **choices})
 
 
+def random_rope(choose: Choose, head_dim: int) -> Rope:
+    positions: Literal["1d", "2d"] = choose(["1d", "2d"])
+    return Rope(
+        dims=choose(range(0, head_dim // (2 if positions == "2d" else 1) + 1, 2)),
+        base=choose([100.0, 10000.0, 5e6]),
+        pairing=choose(["interleaved", "half"]),
+        positions=positions,
+        linear_scale=choose([1.0, 4.0]),
+        frequency_dtype=choose(["float32", "float16"]),
+    )
+
+
+def random_experts(choose: Choose, sizes: Sequence[int]) -> Experts:
+    num_groups, num_groups_per_token = choose([(1, 1), (2, 1), (3, 2)])
+    group_size = choose([2, 3])
+    return Experts(
+        num_experts=num_groups * group_size,
+        num_experts_per_token=choose(range(1, num_groups_per_token * group_size + 1)),
+        num_shared_experts=choose([0, 1, 2]),
+        intermediate_size=choose(sizes),
+        num_dense_layers=choose([0, 1]),
+        num_groups=num_groups,
+        num_groups_per_token=num_groups_per_token,
+        normalize_weights=choose([False, True]),
+        routed_scale=choose([1.0, 2.5]),
+    )
+
+
+def random_text(architecture: Architecture, n: int, rng: np.random.Generator) -> Ints:
+    """``n`` tokens; where the network needs blanks, a context with one and what fills it."""
+    token_ids = rng.integers(0, architecture.vocab_size, max(n, 2), np.int32)
+    if architecture.blanks is None:
+        return token_ids[:n]
+    start = rng.integers(1, len(token_ids))
+    token_ids[:start] = np.maximum(token_ids[:start], 1)  # no start token before the start
+    token_ids[rng.integers(0, start)] = rng.choice(architecture.blanks.blank_ids)
+    token_ids[start] = architecture.blanks.start_id
+    return token_ids
+
+
 def random_weights(architecture: Architecture, seed: int) -> dict[str, Floats]:
-    """Weights that keep activations and logits near 1 and attention far from uniform."""
+    """Weights that keep activations and logits near 1 and attention far from uniform.
+
+    Their router takes the same experts for all tokens: where they are chosen by small differences,
+    an engine's rounding chooses others now and then. ``choose_experts_by_token`` undoes it.
+    """
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in architecture.weight_shapes().items():
         x = rng.standard_normal(shape)
         if name.endswith("norm.weight"):
             x = 1 + 0.2 * x
+        elif name.endswith("router.bias"):
+            x = 3.0 ** rng.permutation(len(x))
         elif name.endswith(".bias"):
             x *= 0.3
+        elif name.endswith(PREFIX_NAMES):
+            pass
         elif name != "embedding.weight" or architecture.tied_head:
             x /= np.sqrt(shape[1])
         if name.endswith(("attn_q.weight", "attn_k.weight")):
             x *= 1.4  # the standard deviation of scores is then 2
         weights[name] = x.astype(np.float32)
     return weights
+
+
+def choose_experts_by_token(weights: dict[str, Floats]) -> None:
+    for name, weight in weights.items():
+        if name.endswith("router.bias"):
+            weight[:] = np.linspace(-0.1, 0.1, len(weight))
+
+
+def is_packed(name: str, shape: Sequence[int]) -> bool:
+    """Whether the engine keeps a weight in the form it is asked for, not as float32."""
+    return len(shape) == 2 and not name.endswith(("router.weight", *PREFIX_NAMES))
 
 
 def encode(dtype: str, matrix: Floats) -> tuple[Bytes, Floats]:
@@ -209,13 +264,21 @@ class TinyModel:
 
     @classmethod
     def random(
-        cls, architecture: Architecture, dtypes: Sequence[str] = ("float32",), seed: int = 0
+        cls,
+        architecture: Architecture,
+        dtypes: Sequence[str] = ("float32",),
+        seed: int = 0,
+        *,
+        experts_by_token: bool = False,
     ) -> TinyModel:
-        """Random weights: each matrix stored as one of ``dtypes``, each vector as any float."""
+        """Random weights: each matrix stored as one of ``dtypes``, all else as any float."""
         choose = seeded(seed)
         shapes = architecture.weight_shapes()
-        chosen = {n: choose(dtypes if len(s) == 2 else FLOAT_DTYPES) for n, s in shapes.items()}
-        return cls.of(architecture, random_weights(architecture, seed), chosen)
+        chosen = {n: choose(dtypes if is_packed(n, s) else FLOAT_DTYPES) for n, s in shapes.items()}
+        weights = random_weights(architecture, seed)
+        if experts_by_token:
+            choose_experts_by_token(weights)
+        return cls.of(architecture, weights, chosen)
 
     def native(self, **choices: Any) -> NativeModel:
         """Loaded into the engine; ``choices`` as for ``NativeModel``, but one thread by default."""
@@ -229,7 +292,11 @@ class TinyModel:
         """By weight name, the bits of the integer inputs with which the engine multiplies it."""
         int4_inputs = {"int8": 8, "int16": 16}[activations]
         bits = {"q8_0": 16, "q4_0": int4_inputs, "q4_1": int4_inputs}
-        return {name: bits[dtype] for name, dtype in self.dtypes.items() if dtype in bits}
+        return {
+            name: bits[dtype]
+            for name, dtype in self.dtypes.items()
+            if dtype in bits and is_packed(name, self.weights[name].shape)
+        }
 
 
 @dataclass(slots=True, eq=False)
@@ -239,18 +306,31 @@ class Stream:
     token_ids: Ints
     block_table: Ints
     num_computed: int = 0
+    layout: TextLayout | None = None
+    """Of a network with blanks."""
 
     @property
     def num_left(self) -> int:
         return len(self.token_ids) - self.num_computed
 
+    def next_part(self, num_tokens: int) -> tuple[Stream, int]:
+        """The next so many tokens, or all that are left, but a context whole."""
+        context_left = self.layout.context_length - self.num_computed if self.layout else 0
+        return self, min(max(num_tokens, context_left), self.num_left)
 
-def make_streams(sequences: Sequence[Ints], seed: int = 0) -> list[Stream]:
+
+def make_streams(
+    architecture: Architecture, sequences: Sequence[Ints], seed: int = 0
+) -> list[Stream]:
     """Streams that share one cache: its blocks are dealt to them in random order."""
     counts = [-(-len(token_ids) // BLOCK_SIZE) for token_ids in sequences]
     blocks = np.random.default_rng(seed).permutation(sum(counts)).astype(np.int32)
     tables = np.split(blocks, np.cumsum(counts)[:-1])
-    return [Stream(token_ids, table) for token_ids, table in zip(sequences, tables, strict=True)]
+    streams = [Stream(token_ids, table) for token_ids, table in zip(sequences, tables, strict=True)]
+    if architecture.blanks is not None:
+        for stream in streams:
+            stream.layout = architecture.layout(stream.token_ids.tolist())
+    return streams
 
 
 def make_cache(
@@ -268,6 +348,7 @@ def step_input(
     for row, (stream, _) in zip(tables, parts, strict=True):
         row[: len(stream.block_table)] = stream.block_table
     token_ids = np.concatenate([s.token_ids[s.num_computed :][:n] for s, n in parts])
+
     return StepInput(
         token_ids=token_ids,
         query_lengths=np.array([n for _, n in parts], np.int32),
@@ -276,7 +357,19 @@ def step_input(
         logit_rows=np.arange(len(token_ids), dtype=np.int32),
         sampling=sampling,
         return_logits=True,
+        **_layout_arrays(parts),
     )
+
+
+def _layout_arrays(parts: Sequence[tuple[Stream, int]]) -> dict[str, Ints]:
+    """What a step says of where its tokens stand, beyond their order."""
+    layouts = [(s.layout, slice(s.num_computed, s.num_computed + n)) for s, n in parts if s.layout]
+    arrays = {
+        "positions": [p for layout, part in layouts for p in layout.positions[part]],
+        "block_positions": [p for x, part in layouts for p in (x.block_positions or ())[part]],
+        "context_lengths": [x.context_length for x, _ in layouts if x.context_length],
+    }
+    return {name: np.array(values, np.int32) for name, values in arrays.items() if values}
 
 
 def advance(
@@ -299,13 +392,11 @@ def run(
     seed: int = 0,
 ) -> list[Floats]:
     """Logits ``[n, vocab_size]`` of each sequence, all in one batch, ``chunk`` tokens per step."""
-    streams = make_streams(sequences, seed)
+    streams = make_streams(model.architecture, sequences, seed)
     cache = make_cache(model, streams, kv_dtype)
     logits: list[list[Floats]] = [[] for _ in streams]
     while unfinished := [i for i, stream in enumerate(streams) if stream.num_left]:
-        parts = [
-            (streams[i], min(chunk or streams[i].num_left, streams[i].num_left)) for i in unfinished
-        ]
+        parts = [streams[i].next_part(chunk or streams[i].num_left) for i in unfinished]
         for i, piece in zip(unfinished, advance(model, cache, parts), strict=True):
             logits[i].append(piece)
     return [np.concatenate(pieces) for pieces in logits]
