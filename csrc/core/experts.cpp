@@ -10,6 +10,11 @@
 namespace glimmer {
 namespace {
 
+// A broken number is chosen last, and shows in the logits by its weight.
+float ordered(float choice) {
+  return std::isnan(choice) ? -std::numeric_limits<float>::infinity() : choice;
+}
+
 // The first `count` of `order` become the indices of the largest values, the lower of two equal
 // ones first. No value may be NaN.
 void largest_first(const std::vector<float>& values, int count, std::vector<int>& order) {
@@ -32,11 +37,14 @@ ExpertMlp::ExpertMlp(const Architecture& architecture, const Kernels& kernels, T
           (std::max({a_.hidden_size, e_.intermediate_size, e_.shared_width()}) + kGroup - 1) /
           kGroup * kGroup),
       inner_width_(inner_columns(a_.mlp, std::max(e_.intermediate_size, e_.shared_width()))),
-      threads_(team.size()) {
+      threads_(team.size()),
+      next_pair_(e_.num_experts + 1) {
   for (Thread& t : threads_) {
     t.scores.resize(e_.num_experts);
     t.choices.resize(e_.num_experts);
     t.order.resize(e_.num_experts);
+    t.group_choices.resize(e_.num_groups);
+    t.group_order.resize(e_.num_groups);
     t.row.resize(tile_width_);
   }
 }
@@ -52,9 +60,12 @@ void ExpertMlp::reserve(unsigned forms, int num_rows) {
   grow(inner_, pairs * inner_width_);
   grow(results_, pairs * a_.hidden_size);
   const size_t groups = std::min<size_t>(chosen, e_.num_experts) + 1;
+  const size_t tiles = pairs / kMaxTile + groups;  // a group fills all of its tiles but one
   groups_.reserve(groups);
-  // A group fills all of its tiles but one.
-  packed_.reserve(forms, static_cast<int>(pairs / kMaxTile + groups), tile_width_);
+  tiles_.reserve(tiles);
+  inner_product_.items.reserve(groups * (inner_width_ / kStripRows + 2));
+  down_product_.items.reserve(groups * (a_.hidden_size / kStripRows + 1));
+  packed_.reserve(forms, static_cast<int>(tiles), tile_width_);
 }
 
 void ExpertMlp::run(int thread, const ExpertWeights& weights, const float* inputs, int rows,
@@ -94,9 +105,7 @@ void ExpertMlp::route(Thread& t, const ExpertWeights& weights, int row) {
   const float* logits = &router_logits_[static_cast<size_t>(row) * e_.num_experts];
   for (int i = 0; i < e_.num_experts; ++i) {
     t.scores[i] = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(logits[i]))));
-    const float choice = t.scores[i] + weights.choice_bias[i];
-    // A broken number is chosen last, and shows in the logits by its weight.
-    t.choices[i] = std::isnan(choice) ? -std::numeric_limits<float>::infinity() : choice;
+    t.choices[i] = ordered(t.scores[i] + weights.choice_bias[i]);
   }
   if (e_.num_groups_per_token < e_.num_groups) leave_best_groups(t);
   largest_first(t.choices, k, t.order);
@@ -115,18 +124,19 @@ void ExpertMlp::route(Thread& t, const ExpertWeights& weights, int row) {
 // best experts together.
 void ExpertMlp::leave_best_groups(Thread& t) const {
   const int size = e_.num_experts / e_.num_groups;
-  std::vector<float> sums(e_.num_groups);
-  std::vector<int> order(e_.num_groups);
   for (int g = 0; g < e_.num_groups; ++g) {
-    const std::vector<float> group(t.choices.begin() + g * size,
-                                   t.choices.begin() + (g + 1) * size);
-    std::vector<int> best(size);
-    largest_first(group, 2, best);
-    sums[g] = group[best[0]] + group[best[1]];
+    const float* group = t.choices.data() + g * size;
+    float best = std::max(group[0], group[1]), second = std::min(group[0], group[1]);
+    for (int i = 2; i < size; ++i) {
+      second = std::max(second, std::min(best, group[i]));
+      best = std::max(best, group[i]);
+    }
+    t.group_choices[g] = ordered(best + second);
   }
-  largest_first(sums, e_.num_groups, order);
+  largest_first(t.group_choices, e_.num_groups_per_token, t.group_order);
   for (int i = e_.num_groups_per_token; i < e_.num_groups; ++i) {
-    std::fill_n(t.choices.begin() + order[i] * size, size, -std::numeric_limits<float>::infinity());
+    std::fill_n(t.choices.begin() + t.group_order[i] * size, size,
+                -std::numeric_limits<float>::infinity());
   }
 }
 
@@ -134,14 +144,16 @@ void ExpertMlp::make_groups(const ExpertWeights& weights, int rows) {
   groups_.clear();
   tiles_.clear();
   const int k = e_.num_experts_per_token;
-  std::vector<int> next(e_.num_experts + 1);  // pair of each expert, after those of lower ones
-  for (int i = 0; i < rows * k; ++i) ++next[chosen_[i] + 1];
+  // First each expert's number of pairs, one place on, then the sum of those before it.
+  std::fill(next_pair_.begin(), next_pair_.end(), 0);
+  for (int i = 0; i < rows * k; ++i) ++next_pair_[chosen_[i] + 1];
   for (int i = 0; i < e_.num_experts; ++i) {
-    if (next[i + 1] > 0) add_group(weights.experts[i], e_.intermediate_size, next[i], next[i + 1]);
-    next[i + 1] += next[i];
+    const int first = next_pair_[i], count = next_pair_[i + 1];
+    if (count > 0) add_group(weights.experts[i], e_.intermediate_size, first, count);
+    next_pair_[i + 1] += first;
   }
   for (int i = 0; i < rows * k; ++i) {
-    pair_of_[i] = next[chosen_[i]]++;
+    pair_of_[i] = next_pair_[chosen_[i]]++;
     row_of_[pair_of_[i]] = i / k;
   }
   if (e_.num_shared_experts > 0 && rows > 0) {

@@ -54,6 +54,8 @@ class ExpertMlp {
   struct Thread {
     std::vector<float> scores, choices;  // [num_experts]
     std::vector<int> order;              // [num_experts]
+    std::vector<float> group_choices;    // [num_groups]
+    std::vector<int> group_order;        // [num_groups]
     std::vector<float> row;              // [tile_width_]
   };
 
@@ -81,6 +83,7 @@ class ExpertMlp {
   std::vector<float> chosen_weights_;  // [rows][num_experts_per_token]
   std::vector<int> pair_of_;           // [rows][num_experts_per_token]
   std::vector<int> row_of_;            // [pairs]
+  std::vector<int> next_pair_;         // [num_experts + 1]
   std::vector<Group> groups_;
   std::vector<Tile> tiles_;
   Product inner_product_{&MlpParts::inner, {}}, down_product_{&MlpParts::down, {}};

@@ -78,9 +78,30 @@ Architecture tiny(Random& random) {
   a.head_dim = 32 * pick(1, 2);
   a.intermediate_size = 32 * pick(1, 4);
   a.norm_eps = 1e-5f;
-  a.rope_dims = a.head_dim / pick(1, 2);
+  a.norm = pick(0, 1) ? Norm::kLayer : Norm::kRms;
+  a.norm_place = pick(0, 1) ? NormPlace::kSandwich : NormPlace::kPre;
+  a.residual = pick(0, 1) ? Residual::kNormed : Residual::kInput;
+  if (a.residual == Residual::kNormed) a.residual_scale = 7.5f;
+  a.rope_positions = pick(0, 1) ? RopePositions::k2d : RopePositions::k1d;
+  a.rope_dims = a.head_dim / pick(2, 3) / 2 * 2;
   a.rope_base = 10000;
   a.rope_pairing = pick(0, 1) ? RopePairing::kHalf : RopePairing::kInterleaved;
+  a.rope_half_frequencies = pick(0, 1);
+  a.mask = pick(0, 1) ? Mask::kPrefix : Mask::kCausal;
+  a.mlp = pick(0, 1) ? Mlp::kGeluTanh : Mlp::kSwiGlu;
+  a.qk_norm = pick(0, 1);
+  a.prefix_length = pick(0, 1) * pick(1, 40);
+  if (pick(0, 1)) {
+    a.experts = {.num_experts = 6,
+                 .num_experts_per_token = pick(1, 4),
+                 .num_shared_experts = pick(0, 2),
+                 .intermediate_size = 32 * pick(1, 2),
+                 .num_dense_layers = pick(0, 1),
+                 .num_groups = 3,
+                 .num_groups_per_token = pick(2, 3),
+                 .normalize_weights = pick(0, 1) == 1,
+                 .routed_scale = 2.5f};
+  }
   a.qkv_bias = pick(0, 1);
   a.attention_out_bias = pick(0, 1);
   a.mlp_bias = pick(0, 1);
@@ -104,35 +125,68 @@ void load(Decoder& d, Random random, DType kept) {
     add(name + ".weight", {rows, cols});
     if (bias) add(name + ".bias", {rows});
   };
+  const auto norm = [&](const std::string& name) {
+    add(name + ".weight", {a.hidden_size});
+    if (a.norm == Norm::kLayer) add(name + ".bias", {a.hidden_size});
+  };
+  const auto mlp = [&](const std::string& name, int64_t width, bool bias) {
+    if (a.mlp == Mlp::kSwiGlu) linear(name + "mlp_gate", width, a.hidden_size, bias);
+    linear(name + "mlp_up", width, a.hidden_size, bias);
+    linear(name + "mlp_down", a.hidden_size, width, bias);
+  };
   add("embedding.weight", {a.vocab_size, a.hidden_size});
   for (int i = 0; i < a.num_layers; ++i) {
     const std::string layer = "layers." + std::to_string(i) + ".";
-    add(layer + "attn_norm.weight", {a.hidden_size});
+    norm(layer + "attn_norm");
+    norm(layer + "mlp_norm");
+    if (a.norm_place == NormPlace::kSandwich) {
+      norm(layer + "attn_post_norm");
+      norm(layer + "mlp_post_norm");
+    }
     linear(layer + "attn_q", a.query_width(), a.hidden_size, a.qkv_bias);
     linear(layer + "attn_k", a.kv_width(), a.hidden_size, a.qkv_bias);
     linear(layer + "attn_v", a.kv_width(), a.hidden_size, a.qkv_bias);
     linear(layer + "attn_out", a.hidden_size, a.query_width(), a.attention_out_bias);
-    add(layer + "mlp_norm.weight", {a.hidden_size});
-    linear(layer + "mlp_gate", a.intermediate_size, a.hidden_size, a.mlp_bias);
-    linear(layer + "mlp_up", a.intermediate_size, a.hidden_size, a.mlp_bias);
-    linear(layer + "mlp_down", a.hidden_size, a.intermediate_size, a.mlp_bias);
+    if (a.qk_norm) {
+      add(layer + "attn_q_norm.weight", {a.head_dim});
+      add(layer + "attn_k_norm.weight", {a.head_dim});
+    }
+    if (a.prefix_length > 0) {
+      add(layer + "prefix_keys.weight", {a.prefix_length, a.kv_width()});
+      add(layer + "prefix_values.weight", {a.prefix_length, a.kv_width()});
+    }
+    if (!a.has_experts(i)) {
+      mlp(layer, a.intermediate_size, a.mlp_bias);
+      continue;
+    }
+    linear(layer + "router", a.experts->num_experts, a.hidden_size, true);
+    for (int e = 0; e < a.experts->num_experts; ++e) {
+      mlp(layer + "experts." + std::to_string(e) + ".", a.experts->intermediate_size, false);
+    }
+    if (a.experts->num_shared_experts > 0) mlp(layer + "shared.", a.experts->shared_width(), false);
   }
-  add("final_norm.weight", {a.hidden_size});
+  norm("final_norm");
   if (!a.tied_head) add("head.weight", {a.vocab_size, a.hidden_size});
   d.weights().finish();
 }
 
-// A batch of sequences that are prefilled together; returns the logits of every token.
+// A batch of sequences that are prefilled together; returns the logits of every token. The first
+// half of each is its context, where there is such a thing.
 struct Batch {
-  std::vector<int32_t> ids, positions, lengths, tables, rows;
+  const Architecture& a;
+  std::vector<int32_t> ids, positions, block_positions, lengths, context_lengths, tables, rows;
   int max_blocks = 0;
+
+  explicit Batch(const Architecture& architecture) : a(architecture) {}
 
   void add(const std::vector<int32_t>& tokens, int first_block, int blocks) {
     for (size_t i = 0; i < tokens.size(); ++i) {
       rows.push_back(static_cast<int32_t>(ids.size()));
       ids.push_back(tokens[i]);
       positions.push_back(static_cast<int32_t>(i));
+      block_positions.push_back(static_cast<int32_t>(i / 2));
     }
+    context_lengths.push_back(static_cast<int32_t>(tokens.size() / 2));
     lengths.push_back(static_cast<int32_t>(tokens.size()));
     for (int b = 0; b < blocks; ++b) tables.push_back(first_block + b);
     max_blocks = blocks;
@@ -141,9 +195,12 @@ struct Batch {
     return {.num_tokens = static_cast<int>(ids.size()),
             .token_ids = ids.data(),
             .positions = positions.data(),
+            .block_positions =
+                a.rope_positions == RopePositions::k2d ? block_positions.data() : nullptr,
             .num_sequences = static_cast<int>(lengths.size()),
             .query_lengths = lengths.data(),
             .kv_lengths = lengths.data(),
+            .context_lengths = a.mask == Mask::kPrefix ? context_lengths.data() : nullptr,
             .max_blocks = max_blocks,
             .block_tables = tables.data(),
             .num_logit_rows = static_cast<int>(rows.size()),
@@ -162,11 +219,11 @@ bool same(const float* a, const float* b, size_t n) {
 
 void test_steps() {
   Random random(7);
-  for (int round = 0; round < 12; ++round) {
+  for (int round = 0; round < 24; ++round) {
     const Architecture a = tiny(random);
     const auto kept = static_cast<DType>(round % kNumDTypes);
     const auto cache_dtype = static_cast<KVDType>(round % kNumKVDTypes);
-    const Form form = round < 6 ? Form::kInt8 : Form::kInt16;
+    const Form form = round % 12 < 6 ? Form::kInt8 : Form::kInt16;
     const Random weights = random;
     const int lengths[] = {1, 3, 40, 7, 65};
     const int blocks = 3;
@@ -181,8 +238,8 @@ void test_steps() {
       for (const int threads : {1, 3}) {
         Decoder d(a, threads, isa.name, form);
         load(d, weights, kept);
-        KVCache cache(a, cache_dtype, blocks * 5);
-        Batch together;
+        KVCache cache(d, cache_dtype, blocks * 5);
+        Batch together(a);
         for (int i = 0; i < 5; ++i) together.add(prompts[i], i * blocks, blocks);
         const std::vector<float> logits = together.run(d, cache);
         const std::string label = std::string(isa.name) + ", " + info(kept).name + ", " +
@@ -192,9 +249,9 @@ void test_steps() {
         expect(same(first.data(), logits.data(), logits.size()), "same bits everywhere: " + label);
         size_t offset = 0;
         for (const std::vector<int32_t>& prompt : prompts) {
-          Batch alone;
+          Batch alone(a);
           alone.add(prompt, 1, blocks);
-          KVCache own(a, cache_dtype, 1 + blocks);
+          KVCache own(d, cache_dtype, 1 + blocks);
           const std::vector<float> expected = alone.run(d, own);
           expect(same(expected.data(), &logits[offset], expected.size()),
                  "alone as in a batch: " + label);
@@ -218,8 +275,8 @@ void test_long_context() {
   for (const int threads : {1, 4}) {
     Decoder d(a, threads, "", Form::kInt8);
     load(d, weights, DType::kQ4_0);
-    KVCache cache(a, KVDType::kF16, 40);
-    Batch all;
+    KVCache cache(d, KVDType::kF16, 40);
+    Batch all(a);
     all.add(prompt, 0, 40);
     const std::vector<float> logits = all.run(d, cache);
     if (first.empty()) first = logits;
@@ -230,6 +287,7 @@ void test_long_context() {
     in.num_tokens = 1;
     in.token_ids = &prompt[last];
     in.positions = &last;
+    if (in.block_positions) in.block_positions += last;
     in.query_lengths = &one;
     in.kv_lengths = &keys;
     in.num_logit_rows = 1;
@@ -238,6 +296,38 @@ void test_long_context() {
     d.step(cache, in, {.logits = again.data()});
     expect(same(again.data(), &first[static_cast<size_t>(last) * a.vocab_size], again.size()),
            "one token over a long context as in the prompt");
+  }
+}
+
+// Norms and activations: the same bits on every instruction set, near the exact values.
+void test_elementwise() {
+  Random random(17);
+  for (const int n : {1, 7, 8, 9, 31, 32, 33, 40, 127}) {
+    const std::vector<float> x = normal(random, n, 4), weight = normal(random, n);
+    const std::vector<float> bias = normal(random, n);
+    double mean = 0, variance = 0;
+    for (const float v : x) mean += v / static_cast<double>(n);
+    for (const float v : x) variance += (v - mean) * (v - mean) / n;
+    std::vector<float> normed, activated;
+    for (const InstructionSet& isa : instruction_sets()) {
+      std::vector<float> in_place = x, out(n);
+      isa.kernels->layer_norm(in_place.data(), weight.data(), bias.data(), n, 1e-5f,
+                              in_place.data());
+      isa.kernels->gelu_tanh(x.data(), n, out.data());
+      if (normed.empty()) normed = in_place, activated = out;
+      const std::string label = std::string(isa.name) + ", " + std::to_string(n);
+      expect(same(normed.data(), in_place.data(), n), "layer norm: " + label);
+      expect(same(activated.data(), out.data(), n), "gelu: " + label);
+    }
+    for (int i = 0; i < n; ++i) {
+      const double exact = weight[i] * (x[i] - mean) / std::sqrt(variance + 1e-5) + bias[i];
+      expect(std::fabs(normed[i] - exact) < 1e-5, "layer norm of " + std::to_string(n));
+      const double v = x[i], u = 0.7978845608 * (v + 0.044715 * v * v * v);
+      // In this form nothing cancels where tanh is near -1.
+      const double gelu = v / (1 + std::exp(-2 * u));
+      expect(std::fabs(activated[i] - gelu) <= 1e-6 * std::fabs(gelu) * (2 + std::fabs(u)) + 1e-30,
+             "gelu of " + std::to_string(x[i]));
+    }
   }
 }
 
@@ -289,13 +379,18 @@ void test_sampling() {
 
 void test_errors() {
   Random random(5);
-  const Architecture a = tiny(random);
+  Architecture a = tiny(random);
+  a.mask = Mask::kPrefix;
+  a.rope_positions = RopePositions::k2d;
+  a.prefix_length = 3;
   Decoder d(a, 2, "", Form::kInt8);
   expect_error(ErrorKind::kMalformedCheckpoint, "are missing", [&] { d.weights().finish(); });
+  expect_error(ErrorKind::kMalformedCheckpoint, "are missing",
+               [&] { KVCache cache(d, KVDType::kF16, 4); });
   load(d, random, DType::kF32);
-  KVCache cache(a, KVDType::kF16, 4);
+  KVCache cache(d, KVDType::kF16, 4);
   const auto step = [&](auto change) {
-    Batch batch;
+    Batch batch(a);
     batch.add({1, 2, 3}, 0, 2);
     StepInput in = batch.input();
     change(batch, in);
@@ -313,13 +408,20 @@ void test_errors() {
   expect_error(kind, "block_tables[0, 0]",
                [&] { step([](Batch& b, StepInput&) { b.tables[0] = 4; }); });
   expect_error(kind, "logit_rows[1]", [&] { step([](Batch& b, StepInput&) { b.rows[1] = 0; }); });
+  expect_error(kind, "context_lengths[0]",
+               [&] { step([](Batch& b, StepInput&) { b.context_lengths[0] = 4; }); });
+  expect_error(kind, "context_lengths must",
+               [&] { step([](Batch&, StepInput& in) { in.context_lengths = nullptr; }); });
+  expect_error(kind, "block_positions[1]",
+               [&] { step([](Batch& b, StepInput&) { b.block_positions[1] = -1; }); });
   const int32_t beyond = 65;
   expect_error(kind, "kv_lengths[0]",
                [&] { step([&](Batch&, StepInput& in) { in.kv_lengths = &beyond; }); });
   expect_error(ErrorKind::kUnknownInstructionSet, "scalar", [] { find_instruction_set("mmx"); });
   Architecture other = a;
-  other.mask = Mask::kPrefix;
-  expect_error(ErrorKind::kUnsupportedArchitecture, "prefix", [&] { other.check(); });
+  other.residual = Residual::kInput;
+  other.residual_scale = 2;
+  expect_error(ErrorKind::kUnsupportedArchitecture, "residual_scale", [&] { other.check(); });
 }
 
 // Steps from several threads take turns.
@@ -331,8 +433,8 @@ void test_callers() {
   std::vector<std::thread> callers;
   for (int i = 0; i < 3; ++i) {
     callers.emplace_back([&] {
-      KVCache cache(a, KVDType::kF16, 2);
-      Batch batch;
+      KVCache cache(d, KVDType::kF16, 2);
+      Batch batch(a);
       batch.add({1, 2, 3, 4, 5, 6}, 0, 2);
       const std::vector<float> expected = batch.run(d, cache);
       for (int n = 0; n < 20; ++n) {
@@ -349,6 +451,7 @@ int main() {
   test_half();
   test_steps();
   test_long_context();
+  test_elementwise();
   test_sampling();
   test_errors();
   test_callers();
