@@ -157,8 +157,8 @@ def test_damaged_anywhere(tmp_path: Path, flips: list[tuple[int, int]]) -> None:
 
 
 def test_an_unbuilt_choice_is_refused_before_weights_are_read(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedArchitectureError, match="sandwich"):
-        native.check_architecture(tiny_architecture(norm_place="sandwich"))
+    with pytest.raises(UnsupportedArchitectureError, match="residual_scale"):
+        native.check_architecture(tiny_architecture(residual_scale=2.0))
 
 
 def test_weights_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
