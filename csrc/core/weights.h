@@ -63,7 +63,8 @@ class Weights {
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
 
-  // Packs one tensor, stored row by row as `dtype`; a matrix is kept as `target`, or as stored.
+  // Packs one tensor, stored row by row as `dtype`; a matrix is kept as `target`, or as stored, but
+  // a router, a vector and a trained prefix always as float32.
   // Throws Error: unknown or repeated name, wrong shape or size, a type that cannot be packed.
   void load(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
             std::span<const uint8_t> data, std::optional<DType> target, ThreadPool& pool);

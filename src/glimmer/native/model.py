@@ -260,6 +260,8 @@ class NativeModel:
     ) -> None:
         """Pack one weight from its stored bytes; a matrix is converted to ``target`` if given.
 
+        Routers of experts, vectors and trained prefixes are kept as float32 all the same.
+
         Raises:
             MalformedCheckpointError: unknown or repeated name, wrong shape or size.
             UnsupportedTensorTypeError: ``dtype`` or ``target`` is not one the core runs.
