@@ -9,10 +9,12 @@
     ├── CheckpointError                 the model's files are at fault           (exit code 1)
     │   ├── UnknownFormatError          not a checkpoint format we read
     │   ├── MalformedCheckpointError    truncated, overlapping, contradictory ...
+    │   ├── UnsafeCheckpointError       a file asks to run code
     │   ├── UnsupportedTensorTypeError  a tensor is stored in a type we do not read
     │   ├── UnknownFamilyError          no family, or more than one, recognises the model
     │   └── UnsupportedArchitectureError  the network needs a choice that is not built
     ├── TokenizerError                  no tokenizer, or a broken one            (exit code 1)
+    ├── OutputError                     a file could not be written: disk full, no right
     ├── OutOfMemoryError                weights or KV cache do not fit           (exit code 1)
     └── GenerationError                 the model produced no usable logits      (exit code 1)
 
@@ -58,6 +60,10 @@ class MalformedCheckpointError(CheckpointError):
     pass
 
 
+class UnsafeCheckpointError(CheckpointError):
+    pass
+
+
 class UnsupportedTensorTypeError(CheckpointError):
     pass
 
@@ -71,6 +77,10 @@ class UnsupportedArchitectureError(CheckpointError):
 
 
 class TokenizerError(GlimmerError):
+    pass
+
+
+class OutputError(GlimmerError):
     pass
 
 

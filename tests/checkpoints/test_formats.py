@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -21,12 +19,10 @@ def test_a_gguf_file_is_opened_whatever_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "looks_like", "advice"),
     [
-        (b"", "an empty file", "download"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS", "git lfs pull"),
-        (struct.pack("<Q", 2) + b"{}", "safetensors", "convert"),
         (b"\n<!DOCTYPE html><html>", "a web page", "download"),
         (b'{"model_type": "llama"}', "JSON", "weights"),
-        (b"\x80\x02}q\x00.", "pickle", "convert"),
+        (b"\x80\x02}q\x00.", "pickle", "safetensors"),
         (b"tjgg\x03\x00\x00\x00", "GGJT", "convert"),
         (b"\x1f\x8b\x08\x00", "gzip", "unpack"),
         (b"\x00\x01\x02", "00 01 02", "GGUF"),
@@ -46,19 +42,19 @@ def test_another_file_is_named_for_what_it_looks_like(
     assert advice in message
 
 
-def test_a_pytorch_archive_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "pytorch_model.bin"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data.pkl", b"")
-    with pytest.raises(UnknownFormatError, match="zip archive, such as a PyTorch checkpoint"):
-        open_checkpoint(path)
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(UnknownFormatError, match="empty file; download"):
+        open_checkpoint(tmp_path / "model.gguf")
 
 
-def test_a_folder_is_refused_with_the_files_to_take(tmp_path: Path) -> None:
-    with pytest.raises(UnknownFormatError, match=r"is a folder.*no \.gguf file"):
+def test_a_folder_with_one_gguf_file_stands_for_it(tmp_path: Path) -> None:
+    with pytest.raises(UnknownFormatError, match=r"no config\.json"):
         open_checkpoint(tmp_path)
-    write_gguf(tmp_path / "some.gguf", {}, {})
-    with pytest.raises(UnknownFormatError, match=r"is a folder.*It holds some\.gguf"):
+    path = write_gguf(tmp_path / "some.gguf", {}, {})
+    assert open_checkpoint(tmp_path).path == path
+    write_gguf(tmp_path / "other.gguf", {}, {})
+    with pytest.raises(UnknownFormatError, match=r"several models: other\.gguf, some\.gguf"):
         open_checkpoint(tmp_path)
 
 

@@ -17,3 +17,11 @@ def golden(name: str) -> Any:
     if not path.exists():
         pytest.skip(f"no golden results at {path}")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def folder(name: str) -> Path:
+    """The folder ``name`` of the golden folder; skips the test where it is absent."""
+    path = FOLDER / name
+    if not path.is_dir():
+        pytest.skip(f"no golden results at {path}")
+    return path

@@ -17,8 +17,9 @@ class TensorInfo:
     """Where a tensor lies and how it is stored.
 
     ``shape`` is row-major, slowest dimension first (``[out, in]`` for a matrix). ``dtype`` names a
-    scheme of ``glimmer.quantization``: "float32", "float16", "bfloat16", "q8_0", "q4_0", "q4_1" ...
-    ``offset`` counts bytes from the start of the file.
+    scheme of ``glimmer.quantization``: "float32", "float16", "bfloat16", "q8_0", "q4_0" ...; other
+    types have names of their own, "int8" or "q2_k". ``offset`` counts bytes from the start of the
+    file that the tensor lies in.
     """
 
     name: str

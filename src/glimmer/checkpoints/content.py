@@ -12,11 +12,15 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
         "a Git LFS pointer, a few lines of text in place of the model",
         "fetch the file itself with `git lfs pull`",
     ),
-    (b"PK\x03\x04", "a zip archive, such as a PyTorch checkpoint", "convert the model to GGUF"),
     (
-        b"\x80\x02",
-        "a pickle, such as an old PyTorch checkpoint",
-        "convert the model to GGUF",
+        b"PK\x03\x04",
+        "a zip archive, such as a PyTorch checkpoint",
+        "give the folder that it lies in with its config.json",
+    ),
+    (
+        b"\x80",
+        "a pickle, such as a PyTorch checkpoint of no known kind",
+        "get the model as safetensors",
     ),
     (b"lmgg", "a GGML file, older than GGUF", "convert the model to GGUF again"),
     (b"fmgg", "a GGMF file, older than GGUF", "convert the model to GGUF again"),
@@ -35,7 +39,7 @@ def describe_content(head: bytes) -> str:
         if head.startswith(signature):
             return f"{what}; {advice}"
     if _is_safetensors(head):
-        return "a safetensors file; convert the model to GGUF"
+        return "a safetensors file; give the folder that it lies in with its config.json"
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
         return "a web page, perhaps a login or error page saved as a model; download the file again"

@@ -6,27 +6,34 @@ import os
 from pathlib import Path
 
 from glimmer.checkpoints.checkpoint import Checkpoint
+from glimmer.checkpoints.content import HEAD_BYTES
+from glimmer.checkpoints.folder import CONFIG, FolderCheckpoint
 from glimmer.checkpoints.gguf import GGUFCheckpoint
+from glimmer.checkpoints.safetensors import is_safetensors
+from glimmer.checkpoints.torch_bin import is_torch
 from glimmer.errors import UnknownFormatError
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Opens the model at ``path``; so far a single GGUF file.
+    """Opens the model at ``path``: a folder with config.json, a GGUF file, or a file of weights
+    beside its config.json. A folder that holds nothing but one GGUF file stands for that file.
 
     Raises ModelNotFoundError if nothing can be opened there, UnknownFormatError for a folder or a
-    file of another format, and the errors of ``GGUFCheckpoint`` for a damaged file.
+    file of another format, and the errors of ``GGUFCheckpoint`` and ``FolderCheckpoint``.
     """
     path = Path(path)
     if path.is_dir():
-        raise UnknownFormatError(
-            f"{path} is a folder; this version reads single GGUF files only. {_advice(path)}"
-        )
+        if not (path / CONFIG).is_file() and len(files := sorted(path.glob("*.gguf"))) > 0:
+            if len(files) == 1:
+                return GGUFCheckpoint(files[0])
+            shown = ", ".join(file.name for file in files[:3]) + (" ..." if files[3:] else "")
+            raise UnknownFormatError(
+                f"{path} holds several models: {shown}. Give the path of one of them."
+            )
+        return FolderCheckpoint(path)
+    if path.is_file():
+        with path.open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+        if is_torch(head) or is_safetensors(head):
+            return FolderCheckpoint(path.parent, weights=path)
     return GGUFCheckpoint(path)
-
-
-def _advice(folder: Path) -> str:
-    names = sorted(file.name for file in folder.glob("*.gguf"))
-    if names:
-        shown = ", ".join(names[:3]) + (" ..." if names[3:] else "")
-        return f"It holds {shown}: give the path of such a file"
-    return "It holds no .gguf file: convert the model to GGUF and give the file's path"

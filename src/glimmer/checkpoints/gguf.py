@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glimmer.checkpoints.checkpoint import TensorInfo
-from glimmer.checkpoints.content import describe_content
 from glimmer.checkpoints.gguf_header import read_header
-from glimmer.errors import ModelNotFoundError, UnknownFormatError
+from glimmer.checkpoints.mapped_file import MappedFile
 
 
 class GGUFCheckpoint:
@@ -24,8 +22,7 @@ class GGUFCheckpoint:
     ``TensorInfo.dtype`` is a scheme of ``glimmer.quantization`` where there is one, else GGML's own
     name in lower case ("q4_k"): such tensors can be listed and read as bytes all the same.
 
-    The file must not shrink while it is open: touching a page that is gone ends the process
-    (SIGBUS), which Python cannot turn into an error.
+    The file must not shrink while it is open (see ``MappedFile``).
     """
 
     format = "gguf"
@@ -37,8 +34,8 @@ class GGUFCheckpoint:
         MalformedCheckpointError or UnsupportedTensorTypeError.
         """
         self._path = Path(path)
-        self._map: mmap.mmap | None = _map_file(self._path)
-        header = read_header(self._map, self._path)
+        self._file: MappedFile | None = MappedFile(self._path)
+        header = read_header(self._file.data, self._path)
         self._version = header.version
         self._metadata = MappingProxyType(header.metadata)
         self._tensors = MappingProxyType(header.tensors)
@@ -69,21 +66,18 @@ class GGUFCheckpoint:
         Raises KeyError for a name that is not in ``tensors``.
         """
         tensor = self._tensors[name]
-        assert self._map is not None, "the checkpoint is closed"
-        return np.frombuffer(self._map, np.uint8, tensor.size_bytes, tensor.offset)
+        assert self._file is not None, "the checkpoint is closed"
+        return self._file.view(tensor.offset, tensor.size_bytes)
 
     def release(self, name: str) -> None:
         """Lets the operating system drop the pages that only this tensor occupies.
 
-        Views stay valid: touching them reads the file again. Does nothing where the system has no
-        madvise. Raises KeyError for a name that is not in ``tensors``.
+        Views stay valid: touching them reads the file again. Raises KeyError for a name that is not
+        in ``tensors``.
         """
         tensor = self._tensors[name]
-        assert self._map is not None, "the checkpoint is closed"
-        start = -(-tensor.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = (tensor.offset + tensor.size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        if start < end and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+        assert self._file is not None, "the checkpoint is closed"
+        self._file.release(tensor.offset, tensor.size_bytes)
 
     def release_metadata(self) -> None:
         """Lets go of the metadata, in which a vocabulary is large; it is empty from then on."""
@@ -92,7 +86,7 @@ class GGUFCheckpoint:
     def close(self) -> None:
         """Ends reading. The mapping itself goes when the last view of it does."""
         # mmap.close() refuses while views are alive; letting go of our reference never does.
-        self._map = None
+        self._file = None
 
     def __enter__(self) -> Self:
         return self
@@ -104,20 +98,3 @@ class GGUFCheckpoint:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _map_file(path: Path) -> mmap.mmap:
-    try:
-        # Checked before opening: opening a pipe would wait for a writer.
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise UnknownFormatError(f"{path} is not a regular file; give a GGUF file")
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise UnknownFormatError(
-                    f"{path} is not a GGUF file; it looks like {describe_content(b'')}"
-                )
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError as error:
-        raise ModelNotFoundError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise ModelNotFoundError(f"{path} cannot be opened: {error}") from error

@@ -1,0 +1,104 @@
+"""Files and folders that appear whole or not at all.
+
+What is being written has a temporary name beside the target; it takes the target's name when it is
+complete and on disk, and is removed when writing fails, Ctrl-C included.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from glimmer.errors import InvalidParameterError, OutputError
+
+
+@contextmanager
+def new_file(target: Path, *, size_bytes: int = 0, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """A file open for writing that becomes ``target`` when the block ends well.
+
+    Raises:
+        InvalidParameterError: ``target`` exists, and ``overwrite`` is not set.
+        OutputError: the disk holds less than ``size_bytes``, or writing fails.
+    """
+    _check(target, size_bytes, overwrite)
+    with _errors(target):
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.chmod(0o666 & ~_umask())  # mkstemp's file is its owner's alone
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def new_folder(target: Path, *, size_bytes: int = 0, overwrite: bool = False) -> Iterator[Path]:
+    """An empty folder that becomes ``target`` when the block ends well; raises as ``new_file``.
+
+    With ``overwrite`` the old folder stays until the new one is complete.
+    """
+    _check(target, size_bytes, overwrite)
+    with _errors(target):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                _sync(file)
+            temporary.chmod(0o777 & ~_umask())
+            if target.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+                target.rename(old / target.name)
+                temporary.rename(target)
+                shutil.rmtree(old)
+            else:
+                temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _check(target: Path, size_bytes: int, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise InvalidParameterError(
+            f"{target} exists already. Give another name, or allow overwriting it (--force)."
+        )
+    with _errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+    if free < size_bytes:
+        raise OutputError(
+            f"{target} will take {size_bytes / 2**30:.2f} GiB, but {free / 2**30:.2f} GiB are free "
+            f"on the disk of {target.parent}. Free some space or write to another disk."
+        )
+
+
+@contextmanager
+def _errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{target} cannot be written: {error.strerror or error}. Nothing was left behind; "
+            "mend the cause and run the same command again."
+        ) from error
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
