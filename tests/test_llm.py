@@ -131,7 +131,7 @@ def test_chat(llm: glimmer.LLM) -> None:
     [
         ([], "at least one message"),
         ([{"role": "robot", "content": "x"}], "robot"),
-        ([{"role": "user"}], "role and content"),
+        ([{"role": "user"}], "no content"),
         ([{"role": "user", "content": 3}], "int"),
     ],
 )
@@ -142,7 +142,7 @@ def test_messages_that_are_refused(llm: glimmer.LLM, messages: object, part: str
 
 def test_tools_are_refused_by_a_family_without(llm: glimmer.LLM) -> None:
     with pytest.raises(InvalidParameterError, match="tools"):
-        llm.chat([{"role": "user", "content": "x"}], GREEDY, tools=[{"type": "function"}])
+        llm.chat([{"role": "user", "content": "x"}], GREEDY, tools=[{"name": "f"}])
 
 
 def test_requests_that_are_refused_leave_the_others_alone(llm: glimmer.LLM) -> None:

@@ -92,7 +92,7 @@ def test_refusals(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     refused(ModelNotFoundError, ["no/such.gguf", "demo"], Path("no/such.gguf"))
     path.write_bytes(b"PK\x03\x04" + bytes(100))
-    refused(UnknownFormatError, ["m.gguf"], path)
+    refused(UnknownFormatError, ["m.gguf", "config.json"], path)
     refused(UnknownFormatError, [str(tmp_path)], tmp_path)
     tiny_gguf(path, metadata={"general.architecture": "mamba"})
     refused(UnknownFamilyError, ["mamba", "smollm", "--family"], path)

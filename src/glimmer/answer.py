@@ -5,22 +5,38 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from glimmer.engine import FinishReason, Request, StepOutput, TokenLogprobs
+from glimmer.chat import AnswerParser, Event, ParsedAnswer, ReasoningDelta, TextDelta
+from glimmer.engine import Request, StepOutput, TokenLogprobs
 from glimmer.errors import GlimmerError
-from glimmer.outputs import RequestOutput, Timing, Usage
-from glimmer.tokenizers import Detokenizer, Tokenizer
+from glimmer.outputs import FinishReason, RequestOutput, Timing, ToolCallEvent, Usage
+from glimmer.tokenizers import Tokenizer
 
 
 class Answer:
     """Collects the step outputs of one request and tells what may be shown."""
 
-    def __init__(self, request: Request, index: int, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        index: int,
+        tokenizer: Tokenizer | None,
+        parser: AnswerParser | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        """``parser`` tells thoughts and tool calls from text; without one all is text."""
         self.request = request
+        self._parser = parser
+        self._controls = {}
+        if parser is not None and tokenizer is not None:
+            self._controls = {i: token for token, i in tokenizer.special_tokens.items()}
+        self._parsed = ParsedAnswer()
+        self._events: list[Event] = []
+        self._notes = notes
         self.index = index
         self.finish_reason: FinishReason | None = None
         self.pending = False
         """Whether something has happened since the last ``output``."""
-        self._detokenizer = Detokenizer(tokenizer) if tokenizer is not None else None
+        self._detokenizer = tokenizer.detokenizer() if tokenizer is not None else None
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._error: GlimmerError | None = None
@@ -43,7 +59,10 @@ class Answer:
             self._logprobs.append(step.logprobs)
         # A stop id is not part of the text, even where it is an ordinary token.
         if step.finish_reason != "stop" and self._detokenizer is not None:
-            self._extend(self._detokenizer.push(step.token_id))
+            if self._parser is not None and (control := self._controls.get(step.token_id)):
+                self._handle(self._parser.control(control))
+            else:
+                self._add(self._detokenizer.push(step.token_id))
         if self.finish_reason is None and step.finish_reason is not None:
             self._finish(step.finish_reason)
 
@@ -59,6 +78,7 @@ class Answer:
         if self.finish_reason is None:
             end = max(self._shown, end - _held_back(self._text, self.request.params.stop))
         delta, self._shown = self._text[self._shown : end], end
+        events, self._events = self._events, []
         return RequestOutput(
             index=self.index,
             token_ids=tuple(self._token_ids),
@@ -68,14 +88,40 @@ class Answer:
             logprobs=tuple(self._logprobs) if self.request.params.logprobs is not None else None,
             usage=Usage(len(self.request.prompt_token_ids), len(self._token_ids)),
             timing=self._timing(),
+            reasoning=self._parsed.reasoning,
+            reasoning_delta="".join(e.text for e in events if isinstance(e, ReasoningDelta)),
+            tool_calls=self._parsed.tool_calls,
+            tool_call_deltas=tuple(e for e in events if isinstance(e, ToolCallEvent)),
+            notes=self._notes,
             error=self._error,
         )
 
     def _finish(self, reason: FinishReason, error: GlimmerError | None = None) -> None:
         if self._detokenizer is not None:
-            self._extend(self._detokenizer.finish())
+            self._add(self._detokenizer.finish())
+        if self._parser is not None and self.finish_reason is None:
+            self._handle(self._parser.finish())
         self._error = error
+        if self.finish_reason is None and reason == "stop" and self._parsed.names:
+            reason = "tool_calls"
         self.finish_reason = self.finish_reason or reason
+
+    def _add(self, text: str) -> None:
+        """Text as the model wrote it."""
+        if self._parser is None:
+            self._extend(text)
+        elif text and self.finish_reason is None:
+            self._handle(self._parser.push(text))
+
+    def _handle(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if self.finish_reason is not None:
+                return  # a stop string has ended the answer
+            if isinstance(event, TextDelta):
+                self._extend(event.text)
+            else:
+                self._parsed.add([event])
+                self._events.append(event)
 
     def _extend(self, piece: str) -> None:
         stops = self.request.params.stop

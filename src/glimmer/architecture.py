@@ -56,6 +56,18 @@ class TextLayout:
     block_positions: tuple[int, ...] | None
     """Distance into what fills the blank, 0 in the context; None unless positions are "2d"."""
 
+    def position(self, index: int) -> int:
+        """Of token ``index``, which may lie beyond the text: what follows goes on as it ended."""
+        beyond = max(0, index + 1 - len(self.positions))
+        stays = self.block_positions is not None  # at the blank that is being filled
+        return self.positions[index - beyond] + (0 if stays else beyond)
+
+    def block_position(self, index: int) -> int:
+        """Like ``position``, of the second row; "2d" only."""
+        assert self.block_positions is not None
+        beyond = max(0, index + 1 - len(self.block_positions))
+        return self.block_positions[index - beyond] + beyond
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:

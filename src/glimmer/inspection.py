@@ -13,7 +13,8 @@ from glimmer.catalogue import find_file
 from glimmer.checkpoints import TensorInfo, open_checkpoint
 from glimmer.errors import CheckpointError
 from glimmer.families import recognise
-from glimmer.loader import model_name, weight_names
+from glimmer.loader import model_name
+from glimmer.model_source import ModelSource
 from glimmer.native import check_architecture
 
 
@@ -58,7 +59,7 @@ def inspect(model: str | os.PathLike[str], *, family: str | None = None) -> Mode
             name = found.name
             architecture = found.architecture(checkpoint)
             check_architecture(architecture)
-            weight_names(checkpoint, found, architecture)
+            ModelSource(checkpoint, name)
         except CheckpointError as error:
             why_not = str(error)
         return ModelSummary(

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Literal, cast, get_args, overload
 
 from glimmer.answer import Answer
-from glimmer.chat import Message
+from glimmer.chat import AnswerParser, Message, ToolSpec, to_messages, to_tools
 from glimmer.engine import Engine, Request, SamplingParams
 from glimmer.errors import InvalidParameterError, OutOfMemoryError
 from glimmer.loader import LoadedModel, Weights, load
@@ -84,8 +84,9 @@ class LLM:
         self,
         messages: Sequence[Message | Mapping[str, object]],
         params: SamplingParams | None = None,
-        tools: Sequence[Mapping[str, object]] | None = None,
+        tools: Sequence[Mapping[str, object] | ToolSpec] | None = None,
         *,
+        thinking: bool | None = None,
         stream: Literal[False] = False,
     ) -> RequestOutput: ...
 
@@ -94,8 +95,9 @@ class LLM:
         self,
         messages: Sequence[Message | Mapping[str, object]],
         params: SamplingParams | None = None,
-        tools: Sequence[Mapping[str, object]] | None = None,
+        tools: Sequence[Mapping[str, object] | ToolSpec] | None = None,
         *,
+        thinking: bool | None = None,
         stream: Literal[True],
     ) -> Generator[RequestOutput, None, None]: ...
 
@@ -103,21 +105,32 @@ class LLM:
         self,
         messages: Sequence[Message | Mapping[str, object]],
         params: SamplingParams | None = None,
-        tools: Sequence[Mapping[str, object]] | None = None,
+        tools: Sequence[Mapping[str, object] | ToolSpec] | None = None,
         *,
+        thinking: bool | None = None,
         stream: bool = False,
     ) -> RequestOutput | Generator[RequestOutput, None, None]:
         """The model's next message in a conversation.
 
-        With ``stream`` an iterator of the answer as it grows; closing it aborts the request.
+        ``tools`` are OpenAI's; an answer that calls some ends with "tool_calls". ``thinking`` asks
+        a model that can do both to think first or not. With ``stream`` an iterator of the answer as
+        it grows; closing it aborts the request.
 
         Raises:
             PromptTooLongError: the conversation fills the context.
             InvalidParameterError: messages or tools that the family cannot express.
             GenerationError: the model produced no usable logits.
         """
-        prompt = self.model.chat_template.encode(messages, tools)
-        answers = self._submit([prompt], params, allow_special=False)
+        template, specs = self.model.chat_template, to_tools(tools)
+        turns = to_messages(messages)
+        prompt = template.encode(turns, specs, thinking=thinking)
+        offered = [*specs, *(tool for turn in turns for tool in turn.tools)]
+        answers = self._submit(
+            [prompt],
+            params,
+            parser=self.model.answer_parser(offered),
+            notes=template.notes(turns, specs),
+        )
         return self._stream(answers) if stream else self._finish(answers)[0]
 
     @overload
@@ -156,14 +169,17 @@ class LLM:
 
         Raises: as ``chat``.
         """
-        answers = self._submit(_as_prompts(prompts), params, allow_special)
+        answers = self._submit(_as_prompts(prompts), params, allow_special=allow_special)
         return self._stream(answers) if stream else self._finish(answers)
 
     def _submit(
         self,
         prompts: Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
-        allow_special: bool,
+        *,
+        allow_special: bool = False,
+        parser: AnswerParser | None = None,
+        notes: tuple[str, ...] = (),
     ) -> list[Answer]:
         if params is None or isinstance(params, SamplingParams):
             params = [params or self.default_params] * len(prompts)
@@ -179,7 +195,8 @@ class LLM:
                 self._engine.add_request(request)
                 # A model without tokenizer files still continues token ids.
                 needs_text = isinstance(prompt, str) or self.model.has_tokenizer
-                answers.append(Answer(request, index, self.model.tokenizer if needs_text else None))
+                tokenizer = self.model.tokenizer if needs_text else None
+                answers.append(Answer(request, index, tokenizer, parser, notes))
         except BaseException:
             for answer in answers:
                 self._engine.abort(answer.request.request_id)

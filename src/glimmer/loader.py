@@ -12,16 +12,15 @@ import numpy as np
 
 from glimmer.architecture import Architecture
 from glimmer.catalogue import find_file
-from glimmer.chat import ChatTemplate
+from glimmer.chat import AnswerParser, ChatTemplate, ToolSpec
 from glimmer.checkpoints import Checkpoint, open_checkpoint
 from glimmer.errors import (
     InvalidParameterError,
-    MalformedCheckpointError,
     OutOfMemoryError,
     TokenizerError,
-    UnsupportedTensorTypeError,
 )
-from glimmer.families import Family, Release, recognise
+from glimmer.families import Chat, Family, Release
+from glimmer.model_source import ModelSource
 from glimmer.native import (
     BLOCK_SIZE,
     KVCache,
@@ -62,6 +61,7 @@ class LoadedModel:
         architecture: Architecture,
         native: NativeModel,
         tokenizer: Tokenizer | None,
+        chat: Chat | None,
         weights: Weights,
         release: Release | None,
     ) -> None:
@@ -73,6 +73,7 @@ class LoadedModel:
         self._own_name = own_name
         self._family = family
         self._tokenizer = tokenizer
+        self._chat = chat
 
     @property
     def name(self) -> str:
@@ -92,8 +93,8 @@ class LoadedModel:
 
     @property
     def sampling(self) -> Mapping[str, Any]:
-        """The values of SamplingParams that the release asks for."""
-        return self.release.sampling if self.release else {}
+        """The values of SamplingParams that the release, or else its family, asks for."""
+        return (self.release.sampling if self.release else None) or self._family.sampling
 
     @property
     def weights_bytes(self) -> int:
@@ -119,9 +120,21 @@ class LoadedModel:
             )
         return self._tokenizer
 
-    @cached_property
+    @property
     def chat_template(self) -> ChatTemplate:
-        return self._family.chat_template(self.tokenizer)
+        """Raises TokenizerError if there is no tokenizer."""
+        assert self.tokenizer
+        assert self._chat is not None
+        return self._chat.template
+
+    def answer_parser(self, tools: Sequence[ToolSpec]) -> AnswerParser:
+        """A fresh parser for one answer, given the tools that were offered.
+
+        Raises TokenizerError if there is no tokenizer.
+        """
+        assert self.tokenizer
+        assert self._chat is not None
+        return self._chat.parser(tools)
 
     @cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
@@ -142,15 +155,28 @@ class LoadedModel:
         num_blocks = -(-len(ids) // BLOCK_SIZE)
         cache = KVCache(self.native, num_blocks, self.default_kv_dtype)
         blocks = np.arange(num_blocks, dtype=np.int32)[None]
+        layout = self.architecture.layout(token_ids)
+        positions, block_positions = (
+            None if row is None else np.array(row, np.int32)
+            for row in (layout.positions, layout.block_positions)
+        )
+        assert positions is not None
         parts = []
-        for start in range(0, len(ids), 256):
-            chunk = ids[start : start + 256]
+        chunk_length = len(ids) if self.architecture.needs_whole_prompts else 256
+        for start in range(0, len(ids), chunk_length):
+            chunk = slice(start, min(start + chunk_length, len(ids)))
+            length = chunk.stop - start
             step = StepInput(
-                token_ids=chunk,
-                query_lengths=np.array([len(chunk)], np.int32),
-                kv_lengths=np.array([start + len(chunk)], np.int32),
+                token_ids=ids[chunk],
+                query_lengths=np.array([length], np.int32),
+                kv_lengths=np.array([chunk.stop], np.int32),
                 block_tables=blocks,
-                logit_rows=np.arange(len(chunk), dtype=np.int32),
+                logit_rows=np.arange(length, dtype=np.int32),
+                positions=positions[chunk],
+                block_positions=None if block_positions is None else block_positions[chunk],
+                context_lengths=np.array([layout.context_length], np.int32)
+                if self.architecture.mask == "prefix"
+                else None,
                 return_logits=True,
             )
             logits = self.native.step(cache, step).logits
@@ -185,10 +211,9 @@ def load(
         )
     path, release = find_file(model)
     with open_checkpoint(path) as checkpoint:
-        found = recognise(checkpoint, family)
-        architecture = found.architecture(checkpoint)
-        names = weight_names(checkpoint, found, architecture)
-        _check_memory(checkpoint, names, _TARGETS[weights])
+        source = ModelSource(checkpoint, family)
+        found, architecture = source.family, source.architecture
+        _check_memory(source, _TARGETS[weights])
         if activations == "auto":
             small = architecture.num_parameters < _SMALL_MODEL_PARAMETERS
             activations = "int16" if small else "int8"
@@ -196,15 +221,18 @@ def load(
         own_name = model_name(checkpoint)
         # Before the weights: what building it takes for a moment is then free again for them.
         tokenizer = found.tokenizer(checkpoint) if found.has_tokenizer(checkpoint) else None
+        chat = found.chat(checkpoint, tokenizer) if tokenizer is not None else None
         checkpoint.release_metadata()
         trim_heap()
-        for canonical, name in names.items():
-            tensor = checkpoint.tensors[name]
-            target = _TARGETS[weights] if len(tensor.shape) == 2 else None
-            native.load(canonical, tensor.dtype, tensor.shape, checkpoint.read(name), target)
-            checkpoint.release(name)
+        for name, shape in source.shapes.items():
+            target = _TARGETS[weights] if len(shape) == 2 else None
+            weight = source.read(name)
+            native.load(name, weight.dtype, shape, weight.data, target)
+            source.release(name)
     native.finish()
-    return LoadedModel(path, own_name, found, architecture, native, tokenizer, weights, release)
+    return LoadedModel(
+        path, own_name, found, architecture, native, tokenizer, chat, weights, release
+    )
 
 
 def model_name(checkpoint: Checkpoint) -> str:
@@ -212,57 +240,15 @@ def model_name(checkpoint: Checkpoint) -> str:
     return name if isinstance(name, str) and name else Path(checkpoint.path).name
 
 
-def weight_names(
-    checkpoint: Checkpoint, family: Family, architecture: Architecture
-) -> Mapping[str, str]:
-    """Canonical weight name -> name in the file, after a check of presence, shape and type.
-
-    Raises:
-        MalformedCheckpointError: a weight is missing or has another shape.
-        UnsupportedTensorTypeError: a weight is stored in a type that the engine does not run.
-    """
-    # Said before the layers are counted out: a damaged number may claim billions of them.
-    if architecture.num_layers > len(checkpoint.tensors):
-        raise MalformedCheckpointError(
-            f"{checkpoint.path} claims {architecture.num_layers} layers, but it holds "
-            f"{len(checkpoint.tensors)} tensors in all. The file is damaged or incomplete: "
-            "download or convert it again."
-        )
-    names = {}
-    for canonical, shape in architecture.weight_shapes().items():
-        name = family.weight_map.file_name(canonical)
-        tensor = checkpoint.tensors.get(name)
-        if tensor is None:
-            raise MalformedCheckpointError(
-                f"{checkpoint.path} has no tensor {name!r} ({canonical}), which a {family.name} "
-                f"model of {architecture.num_layers} layers needs. The file is incomplete: "
-                "download or convert it again."
-            )
-        if tensor.shape != shape:
-            raise MalformedCheckpointError(
-                f"{checkpoint.path}: tensor {name!r} has shape {list(tensor.shape)}, but the "
-                f"network in its metadata needs {list(shape)}."
-            )
-        if tensor.dtype not in SCHEMES:
-            raise UnsupportedTensorTypeError(
-                f"{checkpoint.path}: tensor {name!r} is stored as {tensor.dtype}, which this "
-                f"version does not run; supported: {', '.join(SCHEMES)}. Use a file quantised to "
-                "one of these."
-            )
-        names[canonical] = name
-    return names
-
-
-def _check_memory(checkpoint: Checkpoint, names: Mapping[str, str], target: str | None) -> None:
-    needed = 0
-    for name in names.values():
-        tensor = checkpoint.tensors[name]
-        scheme = SCHEMES[target if target and len(tensor.shape) == 2 else tensor.dtype]
-        needed += scheme.size_bytes(tensor.shape)
+def _check_memory(source: ModelSource, target: str | None) -> None:
+    needed = sum(
+        SCHEMES[target if target and len(shape) == 2 else source.dtypes[name]].size_bytes(shape)
+        for name, shape in source.shapes.items()
+    )
     available = available_memory()
     if available is not None and needed > available:
         raise OutOfMemoryError(
-            f"The weights of {checkpoint.path} take {needed / 2**30:.1f} GiB, but "
+            f"The weights of {source.checkpoint.path} take {needed / 2**30:.1f} GiB, but "
             f"{available / 2**30:.1f} GiB are free. Close other programs, take a smaller model, or "
             'convert at load with weights="int8" or "int4".'
         )

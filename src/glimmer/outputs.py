@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from glimmer.engine import FinishReason, TokenLogprobs
+from glimmer.chat import ToolArgumentsDelta, ToolCall, ToolCallEnd, ToolCallStart
+from glimmer.engine import FinishReason as EngineFinishReason
+from glimmer.engine import TokenLogprobs
 from glimmer.errors import GlimmerError
+
+FinishReason = EngineFinishReason | Literal["tool_calls"]
+ToolCallEvent = ToolCallStart | ToolArgumentsDelta | ToolCallEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +51,15 @@ class RequestOutput:
     logprobs: tuple[TokenLogprobs, ...] | None
     usage: Usage
     timing: Timing
+    reasoning: str | None = None
+    """What the model thought before it answered, for models that do."""
+    reasoning_delta: str = ""
+    """What this output adds to ``reasoning``."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls so far; the arguments of the last may still grow when streamed."""
+    tool_call_deltas: tuple[ToolCallEvent, ...] = ()
+    """What this output adds to ``tool_calls``."""
+    notes: tuple[str, ...] = ()
+    """What to know of how the messages were expressed, such as an emulated system message."""
     error: GlimmerError | None = None
     """Why finish_reason is "error"; the text is what came before."""

@@ -11,13 +11,17 @@ import pytest
 from glimmer.checkpoints import open_checkpoint
 from glimmer.errors import InvalidParameterError, UnknownFamilyError
 from glimmer.families import all_families, family, recognise
-from tests.support.tiny_gguf import tiny_architecture, tiny_gguf
+from tests.support import families
+from tests.support.tiny_gguf import tiny_gguf
 
 
-def test_every_weight_of_every_family_has_a_name() -> None:
-    for found in all_families().values():
-        for name in tiny_architecture(tied_head=False).weight_shapes():
-            assert found.weight_map.file_name(name)
+@pytest.mark.parametrize("name", all_families())
+def test_every_layout_has_a_place_for_every_weight(name: str) -> None:
+    found = all_families()[name]
+    architecture = families.tiny_architecture(name)
+    for layout in found.weight_map.layouts:
+        for weight in architecture.weight_shapes():
+            assert layout.pieces_of(weight), f"{layout.name} has no {weight}"
 
 
 def test_exactly_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

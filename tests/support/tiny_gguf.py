@@ -12,6 +12,7 @@ from tests.support.gguf_writer import write_gguf
 from tests.support.tiny import encode, random_weights
 from tests.support.tiny_bpe import tiny_bpe_metadata
 
+(LAYOUT,) = WEIGHT_MAP.layouts
 Stored = dict[str, tuple[str, tuple[int, ...], bytes]]
 
 
@@ -56,7 +57,7 @@ def tiny_tensors(architecture: Architecture, dtype: str = "q4_0", seed: int = 0)
     for name, weight in random_weights(architecture, seed).items():
         kept = dtype if weight.ndim == 2 else "float32"
         stored = encode(kept, weight)[0].tobytes()
-        tensors[WEIGHT_MAP.file_name(name)] = (kept, weight.shape, stored)
+        tensors[LAYOUT.pieces_of(name)[0].tensor] = (kept, weight.shape, stored)
     return tensors
 
 

@@ -1,6 +1,38 @@
-"""Messages and the contract of chat templates. Knows no family."""
+"""Messages, and the contracts of chat templates and answer parsers. Knows no family."""
 
-from glimmer.chat.message import Message, Role, to_messages
+from glimmer.chat.message import Message, Role, ToolCall, ToolSpec, to_messages, to_tools
+from glimmer.chat.parser import (
+    AnswerParser,
+    CallNumbers,
+    Event,
+    ParsedAnswer,
+    PlainParser,
+    ReasoningDelta,
+    TextDelta,
+    ToolArgumentsDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
+from glimmer.chat.prompt import PromptBuilder
 from glimmer.chat.template import ChatTemplate
 
-__all__ = ["ChatTemplate", "Message", "Role", "to_messages"]
+__all__ = [
+    "AnswerParser",
+    "CallNumbers",
+    "ChatTemplate",
+    "Event",
+    "Message",
+    "ParsedAnswer",
+    "PlainParser",
+    "PromptBuilder",
+    "ReasoningDelta",
+    "Role",
+    "TextDelta",
+    "ToolArgumentsDelta",
+    "ToolCall",
+    "ToolCallEnd",
+    "ToolCallStart",
+    "ToolSpec",
+    "to_messages",
+    "to_tools",
+]

@@ -6,9 +6,10 @@ from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
-from glimmer.engine.scheduler import SchedulerOutput
+from glimmer.engine.scheduler import ScheduledSequence, SchedulerOutput
 from glimmer.engine.sequence import Sequence
 from glimmer.native import SamplingInput, StepInput
+from glimmer.native.model import Int32Array
 
 
 def build_step(output: SchedulerOutput) -> StepInput:
@@ -25,7 +26,11 @@ def build_step(output: SchedulerOutput) -> StepInput:
     block_tables = np.zeros((len(tables), max(map(len, tables))), np.int32)
     for row, table in zip(block_tables, tables, strict=True):
         row[: len(table)] = table
+    positions, block_positions, context_lengths = _layouts(scheduled)
     return StepInput(
+        positions=positions,
+        block_positions=block_positions,
+        context_lengths=context_lengths,
         token_ids=np.array(token_ids, np.int32),
         query_lengths=np.array([item.num_tokens for item in scheduled], np.int32),
         kv_lengths=np.array(
@@ -36,6 +41,29 @@ def build_step(output: SchedulerOutput) -> StepInput:
         sampling=build_sampling([i.sequence for i in scheduled if i.reaches_end])
         if logit_rows
         else None,
+    )
+
+
+def _layouts(
+    scheduled: SequenceOf[ScheduledSequence],
+) -> tuple[Int32Array | None, Int32Array | None, Int32Array | None]:
+    """Positions, block positions and context lengths, each None where the network has none."""
+    layouts = [item.sequence.layout for item in scheduled]
+    if layouts[0] is None:
+        return None, None, None
+    positions: list[int] = []
+    block_positions: list[int] = []
+    for item, layout in zip(scheduled, layouts, strict=True):
+        assert layout is not None, "all sequences belong to one network"
+        start = item.sequence.num_computed
+        indices = range(start, start + item.num_tokens)
+        positions += map(layout.position, indices)
+        if layout.block_positions is not None:
+            block_positions += map(layout.block_position, indices)
+    return (
+        np.array(positions, np.int32),
+        np.array(block_positions, np.int32) if block_positions else None,
+        np.array([layout.context_length for layout in layouts if layout], np.int32),
     )
 
 

@@ -56,7 +56,10 @@ class Engine:
         self._cache = cache
         self._max_model_len = max_model_len
         self._scheduler = Scheduler(
-            BlockPool(cache.num_blocks), max_num_seqs, max(MAX_BATCH_TOKENS, max_num_seqs)
+            BlockPool(cache.num_blocks),
+            max_num_seqs,
+            max(MAX_BATCH_TOKENS, max_num_seqs),
+            whole_prompts=model.architecture.needs_whole_prompts,
         )
         self._sequences: dict[int, Sequence] = {}
 
@@ -68,14 +71,17 @@ class Engine:
         """Queue a request.
 
         Raises:
-            InvalidParameterError: an empty prompt, a token id or bias outside the vocabulary.
+            InvalidParameterError: an empty prompt, a token id or bias outside the vocabulary, a
+                prompt without the tokens that say where its answer goes (see Blanks).
             PromptTooLongError: the prompt leaves no room for an answer.
         """
         self._check(request)
         assert request.request_id not in self._sequences
         length = len(request.prompt_token_ids)
         longest = min(length + request.params.max_new_tokens, self._max_model_len)
-        sequence = Sequence(request, longest)
+        architecture = self._model.architecture
+        layout = architecture.layout(request.prompt_token_ids) if architecture.blanks else None
+        sequence = Sequence(request, longest, layout)
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
 

@@ -34,11 +34,21 @@ class SchedulerOutput:
 
 
 class Scheduler:
-    def __init__(self, pool: BlockPool, max_num_seqs: int, max_batch_tokens: int) -> None:
+    """``whole_prompts``: a prompt is computed in one step, alone if it exceeds the budget."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        max_num_seqs: int,
+        max_batch_tokens: int,
+        *,
+        whole_prompts: bool = False,
+    ) -> None:
         assert max_batch_tokens >= max_num_seqs, "every running sequence gets a token per step"
         self.pool = pool
         self._max_num_seqs = max_num_seqs
         self._max_batch_tokens = max_batch_tokens
+        self._whole_prompts = whole_prompts
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
 
@@ -61,11 +71,16 @@ class Scheduler:
             sequence.block_table = self.pool.allocate(count)
             self._running.append(sequence)
         left = self._max_batch_tokens
-        counts = {}
+        counts: dict[Sequence, int] = {}
         # Decodes first, so that a long prompt never stalls those who are being answered. A prompt's
         # last token is no decode: a short prompt would overtake an older one.
         for sequence in sorted(self._running, key=lambda s: s.in_prompt):
-            if (count := min(sequence.num_uncomputed, left)) > 0:
+            count = min(sequence.num_uncomputed, left)
+            if self._whole_prompts and sequence.in_prompt and count < sequence.num_uncomputed:
+                if any(s.in_prompt for s in counts):
+                    break  # it is the next to come, with a budget of its own
+                count = sequence.num_uncomputed
+            if count > 0:
                 counts[sequence] = count
                 left -= count
         # In order of arrival, whatever got its tokens first.

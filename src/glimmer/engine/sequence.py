@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from glimmer.architecture import TextLayout
 from glimmer.engine.request import Request
 
 FinishReason = Literal["stop", "length", "aborted", "error"]
@@ -12,8 +13,10 @@ FinishReason = Literal["stop", "length", "aborted", "error"]
 class Sequence:
     """``token_ids`` is prompt and answer; the KV cache holds the first ``num_computed``."""
 
-    def __init__(self, request: Request, max_length: int) -> None:
+    def __init__(self, request: Request, max_length: int, layout: TextLayout | None = None) -> None:
         self.request = request
+        self.layout = layout
+        """Where its tokens stand; None where each simply follows the one before."""
         self.token_ids = list(request.prompt_token_ids)
         self.max_length = max_length
         """Tokens at which the sequence ends, prompt included."""

@@ -11,9 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 from glimmer.architecture import Architecture
-from glimmer.chat import ChatTemplate
+from glimmer.chat import AnswerParser, ChatTemplate, ToolSpec
 from glimmer.checkpoints import Checkpoint
 from glimmer.errors import InvalidParameterError, UnknownFamilyError
+from glimmer.families.exporter import Exporter
 from glimmer.families.weight_map import WeightMap
 from glimmer.tokenizers import Tokenizer
 
@@ -45,6 +46,15 @@ class Release:
     """The values of SamplingParams that the release asks for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """How a model is talked to."""
+
+    template: ChatTemplate
+    parser: Callable[[Sequence[ToolSpec]], AnswerParser]
+    """A fresh parser for one answer, given the tools that were offered."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     name: str
@@ -52,11 +62,15 @@ class Family:
     """The evidence that a checkpoint is of this family, or None."""
     architecture: Callable[[Checkpoint], Architecture]
     weight_map: WeightMap
+    exporter: Exporter | None
+    """How it is written in formats of others; None where it is not."""
     has_tokenizer: Callable[[Checkpoint], bool]
     tokenizer: Callable[[Checkpoint], Tokenizer]
-    chat_template: Callable[[Tokenizer], ChatTemplate]
+    chat: Callable[[Checkpoint, Tokenizer], Chat]
     stop_token_ids: Callable[[Tokenizer], Sequence[int]]
     """The ids that end an answer."""
+    sampling: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """The values of SamplingParams that the official chat uses."""
     releases: tuple[Release, ...]
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from glimmer.errors import InvalidParameterError, TokenizerError
+from glimmer.errors import TokenizerError
 from glimmer.tokenizers.byte_alphabet import BYTE_OF
+from glimmer.tokenizers.detokenizer import ByteDetokenizer
 from glimmer.tokenizers.pre_tokenizers import PreTokenizer
+from glimmer.tokenizers.text import alternatives, check_unicode, no_such_token
 
 
 class ByteLevelBPETokenizer:
@@ -44,6 +46,7 @@ class ByteLevelBPETokenizer:
         if "" in tokens:
             raise TokenizerError(f"token {tokens.index('')} is empty")
         self._vocab_size = len(tokens)
+        self.pre_tokenizer = pre_tokenizer
         self._silent_ids = frozenset(control_ids) | frozenset(unused_ids)
         self._special_tokens = MappingProxyType({tokens[i]: i for i in sorted(control_ids)})
         # Filled as needed: spelling out 150,000 tokens would dominate the time it takes to load.
@@ -56,9 +59,27 @@ class ByteLevelBPETokenizer:
         vocab = {token: i for i, token in enumerate(tokens) if i not in plain}
         _check_alphabet(vocab)
         self._model = _build_model(vocab, merges, pre_tokenizer)
+        self._added_by_text = MappingProxyType(added)
         self._whole_ids = MappingProxyType({**added, **self._special_tokens})
-        self._added_pattern = _alternatives(added)
-        self._whole_pattern = _alternatives(self._whole_ids)
+        self._patterns = {
+            (special, plain): alternatives(
+                {**(self._special_tokens if special else {}), **(added if plain else {})}
+            )
+            for special in (False, True)
+            for plain in (False, True)
+        }
+
+    @property
+    def merges(self) -> list[str]:
+        """Each as "left right", the most important first."""
+        state = json.loads(self._model.to_str())["model"]["merges"]
+        return [merge if isinstance(merge, str) else " ".join(merge) for merge in state]
+
+    @property
+    def spelt_tokens(self) -> list[str]:
+        """Ordinary tokens by id, as they are spelt; "" for all others."""
+        # Neither control nor added tokens are in the library's vocabulary.
+        return [self._model.id_to_token(i) or "" for i in range(self._vocab_size)]
 
     @property
     def vocab_size(self) -> int:
@@ -68,13 +89,16 @@ class ByteLevelBPETokenizer:
     def special_tokens(self) -> Mapping[str, int]:
         return self._special_tokens
 
-    def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """Ids of ``text``; see ``Tokenizer``. Where whole tokens overlap, the longest is taken.
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        return self._added_by_text
 
-        Raises InvalidParameterError if ``text`` holds half of a surrogate pair.
-        """
-        _check_unicode(text)
-        pattern = self._whole_pattern if allow_special else self._added_pattern
+    def encode(
+        self, text: str, allow_special: bool = False, *, allow_added: bool = True
+    ) -> list[int]:
+        """See ``Tokenizer``. Where whole tokens overlap, the longest is taken."""
+        check_unicode(text)
+        pattern = self._patterns[allow_special, allow_added]
         if pattern is None:
             return self._merge(text)
         ids: list[int] = []
@@ -87,15 +111,18 @@ class ByteLevelBPETokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ``ids``; see ``Tokenizer``. Raises InvalidParameterError for an unknown id."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
+    def detokenizer(self) -> ByteDetokenizer:
+        return ByteDetokenizer(self.token_bytes)
+
     def token_bytes(self, token_id: int) -> bytes:
-        """Bytes of one id; see ``Tokenizer``. Raises InvalidParameterError for an unknown id."""
+        """UTF-8 bytes of one id, possibly part of a character; b"" for control tokens.
+
+        Raises InvalidParameterError for an unknown id.
+        """
         if not 0 <= token_id < self._vocab_size:
-            raise InvalidParameterError(
-                f"there is no token {token_id}; ids are 0 to {self._vocab_size - 1}"
-            )
+            raise no_such_token(token_id, self._vocab_size)
         known = self._bytes[token_id]
         if known is None:
             known = self._bytes[token_id] = self._spell(token_id)
@@ -164,19 +191,3 @@ def _check_merges(pairs: Sequence[tuple[str, str]], vocab: Mapping[str, int]) ->
             f"merge {rank}, '{left} {right}', needs the token {missing!r}, which the vocabulary "
             "does not have as an ordinary token"
         )
-
-
-def _alternatives(texts: Iterable[str]) -> re.Pattern[str] | None:
-    """Matches any of ``texts``, the longest where several begin; None if there is none."""
-    longest_first = sorted(texts, key=len, reverse=True)
-    return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
-
-
-def _check_unicode(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidParameterError(
-            f"the text has {text[error.start]!r} at position {error.start}, half of a surrogate "
-            "pair, which is not a character; remove it or decode the text correctly"
-        ) from error

@@ -32,11 +32,12 @@ class PreTokenizer:
     """Whether a piece that is a token as a whole is taken without merging, as tiktoken does."""
 
 
+GLM4_PRE_TOKENIZER = PreTokenizer(_GLM4_PATTERN, ignore_merges=True)
 GGUF_PRE_TOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
     {
         "smollm": PreTokenizer(_GPT2_PATTERN, individual_digits=True),
-        "chatglm-bpe": PreTokenizer(_GLM4_PATTERN, ignore_merges=True),
-        "glm4": PreTokenizer(_GLM4_PATTERN, ignore_merges=True),
+        "chatglm-bpe": GLM4_PRE_TOKENIZER,
+        "glm4": GLM4_PRE_TOKENIZER,
     }
 )
 """By the value of ``tokenizer.ggml.pre``. Names as in llama.cpp (llama-vocab.cpp); patterns as in

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from glimmer.chat import Message, to_messages
+from glimmer.chat import Message, ToolSpec, to_messages
 from glimmer.errors import InvalidParameterError
 from glimmer.families.smollm.tokenizer import MESSAGE_END, MESSAGE_START
 from glimmer.tokenizers import Tokenizer
@@ -22,8 +22,11 @@ class ChatMLTemplate:
     def encode(
         self,
         messages: Sequence[Message | Mapping[str, object]],
-        tools: Sequence[Mapping[str, object]] | None = None,
+        tools: Sequence[Mapping[str, object] | ToolSpec] | None = None,
         add_generation_prompt: bool = True,
+        *,
+        thinking: bool | None = None,
+        allow_special: bool = False,
     ) -> list[int]:
         if tools:
             raise InvalidParameterError(
@@ -34,8 +37,16 @@ class ChatMLTemplate:
             turns.insert(0, Message("system", DEFAULT_SYSTEM))
         ids: list[int] = []
         for turn in turns:
-            ids += [self._start, *self._tokenizer.encode(f"{turn.role}\n{turn.content}"), self._end]
+            text = f"{turn.role}\n{turn.content}"
+            ids += [self._start, *self._tokenizer.encode(text, allow_special), self._end]
             ids += self._newline
         if add_generation_prompt:
             ids += [self._start, *self._tokenizer.encode("assistant\n")]
         return ids
+
+    def notes(
+        self,
+        messages: Sequence[Message | Mapping[str, object]],
+        tools: Sequence[Mapping[str, object] | ToolSpec] | None = None,
+    ) -> tuple[str, ...]:
+        return ()

