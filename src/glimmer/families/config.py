@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from glimmer.checkpoints import Checkpoint
 from glimmer.errors import MalformedCheckpointError, UnsupportedArchitectureError
 
@@ -30,7 +32,9 @@ class Config:
         return value
 
     def number(self, key: str, default: float = _MISSING) -> float:
-        return float(self._get(key, default, "a number", int, float))
+        value = self._get(key, default, "a number", int, float)
+        # GGUF keeps float32: 1e-05 and not 9.999999747378752e-06 is what was meant.
+        return float(str(np.float32(value))) if self._checkpoint.format == "gguf" else float(value)
 
     def flag(self, key: str, default: bool = _MISSING) -> bool:
         value: bool = self._get(key, default, "true or false", bool)

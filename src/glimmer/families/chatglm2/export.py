@@ -144,6 +144,8 @@ def native_tokenizer(
     tokenizer: SentencePieceTokenizer, chat_template: str | None
 ) -> dict[str, bytes]:
     return {
+        # For Glimmer itself; transformers and vLLM take the two below.
+        "tokenizer.model": tokenizer.model_bytes,
         "tokenizer.json": sentence_piece_json(tokenizer, ("[gMASK]", "<sop>"), _RENAMED),
         "tokenizer_config.json": tokenizer_config(
             eos="</s>", pad="<unk>", unk="<unk>", chat_template=chat_template
@@ -164,13 +166,9 @@ def official_tokenizer(
     return files
 
 
-def named(name: str) -> FolderConfig:
-    """The official config of a generation."""
-
-    def config(a: Architecture, **rest: Any) -> dict[str, Any]:
-        return {"_name_or_path": name, **official_config(a, **rest)}
-
-    return config
+def named(name: str, config: FolderConfig) -> FolderConfig:
+    """A config that says which generation it is."""
+    return lambda a, **rest: {"_name_or_path": name, **config(a, **rest)}
 
 
 _TEMPLATE = (
@@ -184,7 +182,7 @@ EXPORTER = Exporter(
     gguf_architecture=GGUF_ARCHITECTURE,
     gguf_keys=gguf_keys,
     gguf_tokenizer=gguf_tokenizer,
-    folder=FolderFormat("native", native_config, native_tokenizer),
+    folder=FolderFormat("native", named(_NAME, native_config), native_tokenizer),
     chat_template=_TEMPLATE,
-    integers=FolderFormat("official", named(_NAME), official_tokenizer(_NAME)),
+    integers=FolderFormat("official", named(_NAME, official_config), official_tokenizer(_NAME)),
 )

@@ -15,8 +15,10 @@ from glimmer.families.chatglm2.export import EXPORTER
 from glimmer.families.chatglm2.network import (
     gguf_network,
     is_llama_cpp_layout,
+    is_native_layout,
     is_remote_layout,
     names_itself,
+    native_network,
     remote_network,
 )
 from glimmer.families.chatglm2.releases import RELEASES
@@ -35,6 +37,8 @@ def recognise(checkpoint: Checkpoint) -> str | None:
         if "<|user|>" in checkpoint.metadata.get("tokenizer.ggml.tokens", ()):
             return None
         return "GGUF architecture chatglm, a SentencePiece vocabulary without role tokens"
+    if is_native_layout(checkpoint):  # as Glimmer converts it
+        return f"model_type glm that calls itself {name!r}" if "chatglm2" in name else None
     # GLM-4 ends an answer with any of several tokens, so that its config has a list of them.
     if not is_remote_layout(checkpoint) or isinstance(
         checkpoint.metadata.get("eos_token_id"), list
@@ -50,6 +54,8 @@ def recognise(checkpoint: Checkpoint) -> str | None:
 def architecture(checkpoint: Checkpoint) -> Architecture:
     if checkpoint.format == "gguf":
         return gguf_network(checkpoint, "chatglm.")
+    if is_native_layout(checkpoint):
+        return native_network(checkpoint)
     # The 32K release divides positions; later families raise the base of the rotation instead.
     ratio = Config(checkpoint).number("rope_ratio", 1.0)
     return remote_network(checkpoint, rope_linear_scale=ratio)

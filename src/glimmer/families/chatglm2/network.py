@@ -24,6 +24,11 @@ def is_remote_layout(checkpoint: Checkpoint) -> bool:
     )
 
 
+def is_native_layout(checkpoint: Checkpoint) -> bool:
+    """Whether a config is that of transformers' ``glm``."""
+    return checkpoint.format != "gguf" and checkpoint.metadata.get("model_type") == "glm"
+
+
 def is_llama_cpp_layout(checkpoint: Checkpoint) -> bool:
     """Whether a GGUF file holds this network, as llama.cpp's converter writes it."""
     return (
@@ -98,13 +103,15 @@ def native_network(checkpoint: Checkpoint) -> Architecture:
     head_dim = config.count("head_dim", hidden_size // max(num_heads, 1))
     # Newer releases of the library keep the two numbers of rotation in an object of their own.
     nested = config.table("rope_parameters")
-    kind = (config.table("rope_scaling") or nested).get("rope_type", "default")
-    if kind != "default":
+    scaling = config.table("rope_scaling") or nested
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind not in ("default", "linear"):
         raise UnsupportedArchitectureError(
             f"{checkpoint.path}: the config stretches positions by {kind!r}, which this version "
-            "does not run. Remove rope_scaling from config.json to use the context that the model "
-            "was trained for."
+            "does not run; it runs linear. Remove rope_scaling from config.json to use the context "
+            "that the model was trained for."
         )
+    factor = float(scaling.get("factor", 1.0)) if kind == "linear" else 1.0
     theta = nested.get("rope_theta", config.number("rope_theta", ROPE_BASE))
     share = nested.get("partial_rotary_factor", config.number("partial_rotary_factor", 0.5))
     return Architecture(
@@ -116,7 +123,7 @@ def native_network(checkpoint: Checkpoint) -> Architecture:
         head_dim=head_dim,
         intermediate_size=config.count("intermediate_size"),
         max_position=config.count("max_position_embeddings"),
-        rope=Rope(dims=int(head_dim * float(share)), base=float(theta)),
+        rope=Rope(dims=int(head_dim * float(share)), base=float(theta), linear_scale=factor),
         norm_eps=config.number("rms_norm_eps"),
         qkv_bias=config.flag("attention_bias", False),
         tied_head=config.flag("tie_word_embeddings", False),

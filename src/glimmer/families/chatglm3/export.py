@@ -18,5 +18,12 @@ _NAME = "THUDM/chatglm3-6b"
 EXPORTER = replace(
     chatglm2.EXPORTER,
     chat_template=_TEMPLATE,
-    integers=FolderFormat("official", chatglm2.named(_NAME), chatglm2.official_tokenizer(_NAME)),
+    folder=FolderFormat(
+        "native", chatglm2.named(_NAME, chatglm2.native_config), chatglm2.native_tokenizer
+    ),
+    integers=FolderFormat(
+        "official",
+        chatglm2.named(_NAME, chatglm2.official_config),
+        chatglm2.official_tokenizer(_NAME),
+    ),
 )

@@ -10,8 +10,10 @@ from glimmer.families.chatglm2.network import (
     ROPE_BASE,
     gguf_network,
     is_llama_cpp_layout,
+    is_native_layout,
     is_remote_layout,
     names_itself,
+    native_network,
     remote_network,
 )
 from glimmer.families.chatglm2.weights import WEIGHT_MAP
@@ -32,6 +34,8 @@ def recognise(checkpoint: Checkpoint) -> str | None:
         if "<|user|>" not in checkpoint.metadata.get("tokenizer.ggml.tokens", ()):
             return None
         return "GGUF architecture chatglm, a SentencePiece vocabulary with role tokens"
+    if is_native_layout(checkpoint):  # as Glimmer converts it
+        return f"model_type glm that calls itself {name!r}" if "chatglm3" in name else None
     if not is_remote_layout(checkpoint) or isinstance(
         checkpoint.metadata.get("eos_token_id"), list
     ):
@@ -46,6 +50,8 @@ def recognise(checkpoint: Checkpoint) -> str | None:
 def architecture(checkpoint: Checkpoint) -> Architecture:
     if checkpoint.format == "gguf":
         return gguf_network(checkpoint, "chatglm.")
+    if is_native_layout(checkpoint):
+        return native_network(checkpoint)
     ratio = Config(checkpoint).number("rope_ratio", 1.0)
     return remote_network(checkpoint, rope_base=ROPE_BASE * ratio)
 

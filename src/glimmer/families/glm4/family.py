@@ -10,7 +10,9 @@ from glimmer.families.chatglm2.network import (
     ROPE_BASE,
     gguf_network,
     is_llama_cpp_layout,
+    is_native_layout,
     is_remote_layout,
+    names_itself,
     native_network,
     remote_network,
 )
@@ -30,8 +32,9 @@ def recognise(checkpoint: Checkpoint) -> str | None:
         if metadata.get("tokenizer.ggml.model") == "llama":
             return None
         return "GGUF architecture chatglm, a byte-level vocabulary"
-    if checkpoint.format != "gguf" and metadata.get("model_type") == "glm":
-        return "model_type glm"
+    if is_native_layout(checkpoint):
+        # ChatGLM2 and ChatGLM3 run in this layout too, and say so.
+        return None if names_itself(checkpoint) else "model_type glm"
     if is_remote_layout(checkpoint) and isinstance(metadata.get("eos_token_id"), list):
         return "remote-code config with a list of end tokens"
     return None
@@ -40,7 +43,7 @@ def recognise(checkpoint: Checkpoint) -> str | None:
 def architecture(checkpoint: Checkpoint) -> Architecture:
     if checkpoint.format == "gguf":
         return gguf_network(checkpoint, "chatglm.")
-    if checkpoint.metadata.get("model_type") == "glm":
+    if is_native_layout(checkpoint):
         return native_network(checkpoint)
     ratio = Config(checkpoint).number("rope_ratio", 1.0)
     return remote_network(checkpoint, rope_base=ROPE_BASE * ratio)
