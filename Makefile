@@ -51,7 +51,7 @@ test: $(STAMPS)/test $(STAMPS)/demo ## Run the tests; ARGS="-k chat" chooses
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-slow
-test-slow: $(STAMPS)/test $(STAMPS)/demo ## Run the long checks
+test-slow: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/interop ## Run the long checks
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 .PHONY: check
@@ -124,6 +124,10 @@ $(STAMPS)/test: pyproject.toml | $(STAMPS)/install
 
 $(STAMPS)/check: pyproject.toml | $(STAMPS)/test
 	$(call step,Installing the checkers,$(PIP) install --group check)
+
+# What the files that Glimmer writes are opened with.
+$(STAMPS)/interop: pyproject.toml | $(STAMPS)/bench
+	$(call step,Installing transformers to compare with (some minutes$(comma) once),$(PIP) install --group interop)
 
 # llama.cpp for the instruction set that Glimmer uses. Not from pip's cache: another build may lie there.
 LLAMA_CPP_CMAKE_ARGS := -DGGML_NATIVE=OFF -DGGML_SSE42=ON -DGGML_AVX=ON -DGGML_AVX2=ON \

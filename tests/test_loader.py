@@ -104,9 +104,9 @@ def test_refusals(tmp_path: Path) -> None:
     refused(MalformedCheckpointError, ["blk.0.ffn_gate.weight", "[96, 64]", "[97, 64]"], path)
     tiny_gguf(path, tensors={"blk.1.attn_k.weight": None})  # type: ignore[dict-item]
     refused(MalformedCheckpointError, ["blk.1.attn_k.weight", "incomplete"], path)
-    q6 = ("q6_k", (96, 256), bytes(96 * 210))
-    tiny_gguf(path, hidden_size=256, head_dim=64, tensors={"blk.0.ffn_up.weight": q6})
-    refused(UnsupportedTensorTypeError, ["blk.0.ffn_up.weight", "q6_k", "q4_1"], path)
+    q2 = ("q2_k", (96, 256), bytes(96 * 84))
+    tiny_gguf(path, hidden_size=256, head_dim=64, tensors={"blk.0.ffn_up.weight": q2})
+    refused(UnsupportedTensorTypeError, ["blk.0.ffn_up.weight", "q2_k", "q4_1"], path)
     tiny_gguf(path, metadata={"llama.block_count": 2**32 - 1})
     refused(MalformedCheckpointError, ["4294967295 layers", "20 tensors"], path)
     tiny_gguf(path, metadata={"llama.rope.dimension_count": 2**31})

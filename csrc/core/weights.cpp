@@ -8,193 +8,11 @@
 
 #include "core/error.h"
 #include "core/half.h"
+#include "core/packing.h"
 #include "kernels/tiles.h"
 
 namespace glimmer {
 namespace {
-
-template <class T>
-T read(const uint8_t* p) {
-  T value;
-  std::memcpy(&value, p, sizeof(T));
-  return value;
-}
-
-template <class T>
-void write(uint8_t* p, T value) {
-  std::memcpy(p, &value, sizeof(T));
-}
-
-// One stored row to float32.
-void decode_row(DType dtype, const uint8_t* row, int cols, float* out) {
-  const DTypeInfo& type = info(dtype);
-  for (int i = 0; i < cols; i += type.block_size, row += type.block_bytes, out += type.block_size) {
-    switch (dtype) {
-      case DType::kF32:
-        *out = read<float>(row);
-        break;
-      case DType::kF16:
-        *out = half_to_float(read<uint16_t>(row));
-        break;
-      case DType::kBF16:
-        *out = bfloat_to_float(read<uint16_t>(row));
-        break;
-      case DType::kQ8_0: {
-        const float d = half_to_float(read<uint16_t>(row));
-        for (int j = 0; j < 32; ++j) out[j] = d * static_cast<float>(read<int8_t>(row + 2 + j));
-        break;
-      }
-      case DType::kQ4_0: {
-        const float d = half_to_float(read<uint16_t>(row));
-        for (int j = 0; j < 16; ++j) {
-          out[j] = d * static_cast<float>((row[2 + j] & 15) - 8);
-          out[j + 16] = d * static_cast<float>((row[2 + j] >> 4) - 8);
-        }
-        break;
-      }
-      case DType::kQ4_1: {
-        const float d = half_to_float(read<uint16_t>(row));
-        const float m = half_to_float(read<uint16_t>(row + 2));
-        for (int j = 0; j < 16; ++j) {
-          out[j] = d * static_cast<float>(row[4 + j] & 15) + m;
-          out[j + 16] = d * static_cast<float>(row[4 + j] >> 4) + m;
-        }
-        break;
-      }
-    }
-  }
-}
-
-// float32 to one stored row, rounded as GGML's reference quantisers do.
-void encode_row(DType dtype, const float* x, int cols, uint8_t* row) {
-  const DTypeInfo& type = info(dtype);
-  for (int i = 0; i < cols; i += type.block_size, row += type.block_bytes, x += type.block_size) {
-    switch (dtype) {
-      case DType::kF32:
-        write(row, *x);
-        break;
-      case DType::kF16:
-        write(row, float_to_half(*x));
-        break;
-      case DType::kBF16:
-        write(row, float_to_bfloat(*x));
-        break;
-      case DType::kQ8_0: {
-        float largest = 0;
-        for (int j = 0; j < 32; ++j) largest = std::max(largest, std::fabs(x[j]));
-        const float d = largest / 127.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
-        write(row, float_to_half(d));
-        for (int j = 0; j < 32; ++j)
-          write(row + 2 + j, static_cast<int8_t>(std::round(x[j] * inverse)));
-        break;
-      }
-      case DType::kQ4_0: {
-        float largest = 0;  // keeps its sign: it becomes -8
-        for (int j = 0; j < 32; ++j) {
-          if (std::fabs(x[j]) > std::fabs(largest)) largest = x[j];
-        }
-        const float d = largest / -8.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
-        write(row, float_to_half(d));
-        const auto nibble = [&](float v) {
-          return static_cast<uint8_t>(std::min(15, static_cast<int>(v * inverse + 8.5f)));
-        };
-        for (int j = 0; j < 16; ++j) {
-          row[2 + j] = static_cast<uint8_t>(nibble(x[j]) | (nibble(x[j + 16]) << 4));
-        }
-        break;
-      }
-      case DType::kQ4_1: {
-        const auto [low, high] = std::minmax_element(x, x + 32);
-        const float d = (*high - *low) / 15.0f, inverse = d != 0 ? 1.0f / d : 0.0f, m = *low;
-        write(row, float_to_half(d));
-        write(row + 2, float_to_half(m));
-        const auto nibble = [&](float v) {
-          return static_cast<uint8_t>(std::min(15, static_cast<int>((v - m) * inverse + 0.5f)));
-        };
-        for (int j = 0; j < 16; ++j) {
-          row[4 + j] = static_cast<uint8_t>(nibble(x[j]) | (nibble(x[j + 16]) << 4));
-        }
-        break;
-      }
-    }
-  }
-}
-
-// Row `r` of a strip from its stored form.
-void place_row(DType dtype, const uint8_t* row, int cols, int r, uint8_t* strip) {
-  const DTypeInfo& type = info(dtype);
-  const int blocks = cols / type.block_size;
-  for (int b = 0; b < blocks; ++b, row += type.block_bytes, strip += type.strip_bytes) {
-    switch (dtype) {
-      case DType::kF32:
-        std::memcpy(strip + 4 * r, row, 4);
-        break;
-      case DType::kF16:
-      case DType::kBF16:
-        std::memcpy(strip + 2 * r, row, 2);
-        break;
-      case DType::kQ8_0: {
-        auto* block = reinterpret_cast<Int8Block*>(strip);
-        std::memcpy(&block->scale[r], row, 2);
-        for (int j = 0; j < 8; ++j) std::memcpy(&block->q[j][4 * r], row + 2 + 4 * j, 4);
-        break;
-      }
-      case DType::kQ4_0: {  // a stored byte already pairs inputs i and i + 16
-        auto* block = reinterpret_cast<Int4Block*>(strip);
-        std::memcpy(&block->scale[r], row, 2);
-        for (int j = 0; j < 4; ++j) std::memcpy(&block->q[j][4 * r], row + 2 + 4 * j, 4);
-        break;
-      }
-      case DType::kQ4_1: {
-        auto* block = reinterpret_cast<Int4MinBlock*>(strip);
-        std::memcpy(&block->scale[r], row, 2);
-        std::memcpy(&block->minimum[r], row + 2, 2);
-        for (int j = 0; j < 4; ++j) std::memcpy(&block->q[j][4 * r], row + 4 + 4 * j, 4);
-        break;
-      }
-    }
-  }
-}
-
-// The inverse of place_row.
-void collect_row(DType dtype, const uint8_t* strip, int cols, int r, uint8_t* row) {
-  const DTypeInfo& type = info(dtype);
-  const int blocks = cols / type.block_size;
-  for (int b = 0; b < blocks; ++b, row += type.block_bytes, strip += type.strip_bytes) {
-    switch (dtype) {
-      case DType::kF32:
-        std::memcpy(row, strip + 4 * r, 4);
-        break;
-      case DType::kF16:
-      case DType::kBF16:
-        std::memcpy(row, strip + 2 * r, 2);
-        break;
-      case DType::kQ8_0: {
-        const auto* block = reinterpret_cast<const Int8Block*>(strip);
-        std::memcpy(row, &block->scale[r], 2);
-        for (int j = 0; j < 8; ++j) std::memcpy(row + 2 + 4 * j, &block->q[j][4 * r], 4);
-        break;
-      }
-      case DType::kQ4_0: {
-        const auto* block = reinterpret_cast<const Int4Block*>(strip);
-        std::memcpy(row, &block->scale[r], 2);
-        for (int j = 0; j < 4; ++j) std::memcpy(row + 2 + 4 * j, &block->q[j][4 * r], 4);
-        break;
-      }
-      case DType::kQ4_1: {
-        const auto* block = reinterpret_cast<const Int4MinBlock*>(strip);
-        std::memcpy(row, &block->scale[r], 2);
-        std::memcpy(row + 2, &block->minimum[r], 2);
-        for (int j = 0; j < 4; ++j) std::memcpy(row + 4 + 4 * j, &block->q[j][4 * r], 4);
-        break;
-      }
-    }
-  }
-}
-
-size_t row_bytes(DType dtype, int cols) {
-  return static_cast<size_t>(cols / info(dtype).block_size) * info(dtype).block_bytes;
-}
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text;
@@ -216,13 +34,7 @@ DType dtype_from_name(std::string_view name) {
 }
 
 void Matrix::unpack_row(int row, float* out) const {
-  const DTypeInfo& type = info(dtype);
-  const uint8_t* strip = data + row / 16 * strip_bytes;
-  uint8_t stored[64];
-  for (int i = 0; i < cols; i += type.block_size, strip += type.strip_bytes) {
-    collect_row(dtype, strip, type.block_size, row % 16, stored);
-    decode_row(dtype, stored, type.block_size, out + i);
-  }
+  glimmer::unpack_row(dtype, data + row / kStripRows * strip_bytes, cols, row % kStripRows, out);
 }
 
 Weights::Weights(const Architecture& a, Form int4_inputs)
@@ -288,7 +100,7 @@ void Weights::expect_layer(const Architecture& a, const std::string& prefix, Lay
 
 Form Weights::form_of(DType dtype) const {
   if (!info(dtype).integer) return Form::kFloat;
-  return dtype == DType::kQ8_0 ? Form::kInt16 : int4_inputs_;
+  return info(dtype).nibbles ? int4_inputs_ : Form::kInt16;
 }
 
 void Weights::expect(const std::string& name, Matrix& matrix, int rows, int cols,
@@ -323,6 +135,11 @@ void Weights::load(const std::string& name, DType dtype, const std::vector<int64
                       " cannot hold: it stores blocks of " + std::to_string(info(type).block_size) +
                       ".");
     }
+  }
+  if (kept != dtype && !info(kept).writable) {
+    throw Error(ErrorKind::kUnsupportedTensorType,
+                std::string("Weights cannot be converted to \"") + info(kept).name +
+                    "\" here: it can only be read.");
   }
   const size_t stored_bytes = row_bytes(dtype, cols);
   if (data.size() != stored_bytes * rows) {

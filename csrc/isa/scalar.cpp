@@ -47,6 +47,9 @@ struct Scalar {
   static F load_half(const uint16_t* p) {
     return each([&](int i) { return half_to_float(p[i]); });
   }
+  static F load_i8(const int8_t* p) {
+    return each([&](int i) { return static_cast<float>(p[i]); });
+  }
   static F load_bfloat(const uint16_t* p) {
     return each([&](int i) { return bfloat_to_float(p[i]); });
   }

@@ -11,14 +11,13 @@ namespace glimmer {
 
 template <class V, int T, class Block>
 static void dot_int4(const Block* w, const Int8Tile<T>* a, int num_blocks, float* c, size_t ldc) {
-  constexpr bool kMinimum = std::is_same_v<Block, Int4MinBlock>;
   typename V::F acc[T][2];
   for (int t = 0; t < T; ++t) acc[t][0] = acc[t][1] = V::zero();
   for (int b = 0; b < num_blocks; ++b, ++w, ++a) {
     V::prefetch_stream(w, sizeof(Block));
     typename V::I16 sum[T][2];
     for (int t = 0; t < T; ++t) {
-      sum[t][0] = kMinimum ? V::zero_i16() : V::broadcast_i32(a->zero[t]);
+      sum[t][0] = kHasMinimum<Block> ? V::zero_i16() : V::broadcast_i32(a->zero[t]);
       sum[t][1] = V::opaque(sum[t][0]);
     }
     GLIMMER_UNROLL
@@ -39,7 +38,8 @@ static void dot_int4(const Block* w, const Int8Tile<T>* a, int num_blocks, float
         sum[t][1] = V::add_i16(sum[t][1], V::multiply_pairs(high1, x));
       }
     }
-    add_block<V, true>(w, a, sum, acc);
+    add_scaled<V, true>(w, 0, a, sum, acc);
+    add_minimum<V>(w, a, acc);
   }
   store_rows<V>(acc, c, ldc);
 }

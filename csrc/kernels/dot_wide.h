@@ -19,19 +19,23 @@ static inline typename V::I32 add_products(typename V::I32 sum, typename V::I16 
 
 template <class V, int T, class Block>
 static void dot_wide(const Block* w, const Int16Tile<T>* a, int num_blocks, float* c, size_t ldc) {
-  constexpr bool kInt8 = std::is_same_v<Block, Int8Block>;
-  constexpr bool kMinimum = std::is_same_v<Block, Int4MinBlock>;
+  constexpr bool kInt8 = kIsInt8<Block>;
+  constexpr bool kTwoScales = std::is_same_v<Block, Int8ScaledBlock>;
   typename V::F acc[T][2];
   for (int t = 0; t < T; ++t) acc[t][0] = acc[t][1] = V::zero();
   for (int b = 0; b < num_blocks; ++b, ++w, ++a) {
     V::prefetch_stream(w, sizeof(Block));
     typename V::I32 sum[T][2];
     for (int t = 0; t < T; ++t) {
-      sum[t][0] = kInt8 || kMinimum ? V::zero_i32() : V::set_i32(a->zero[t]);
+      sum[t][0] = kInt8 || kHasMinimum<Block> ? V::zero_i32() : V::set_i32(a->zero[t]);
       sum[t][1] = sum[t][0];
     }
     GLIMMER_UNROLL
     for (int j = 0; j < (kInt8 ? 8 : 4); ++j) {
+      if (kTwoScales && j == 4) {  // the first 16 inputs are done: theirs is the first scale
+        add_scaled<V, false>(w, 0, a, sum, acc);
+        for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = V::zero_i32();
+      }
       GLIMMER_UNROLL
       for (int half = 0; half < 2; ++half) {
         const typename V::I16 line = V::load_i16(w->q[j] + 32 * half);
@@ -60,7 +64,8 @@ static void dot_wide(const Block* w, const Int16Tile<T>* a, int num_blocks, floa
         }
       }
     }
-    add_block<V, false>(w, a, sum, acc);
+    add_scaled<V, false>(w, kTwoScales ? 1 : 0, a, sum, acc);
+    add_minimum<V>(w, a, acc);
   }
   store_rows<V>(acc, c, ldc);
 }

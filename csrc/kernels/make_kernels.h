@@ -93,6 +93,12 @@ static constexpr Kernels make_kernels(std::integer_sequence<int, I...>) {
   set(DType::kQ4_0, Form::kInt16, {dot_wide_strips<V, Int4Block, I + 1>...});
   set(DType::kQ4_1, Form::kInt8, {dot_int4_strips<V, Int4MinBlock, I + 1>...});
   set(DType::kQ4_1, Form::kInt16, {dot_wide_strips<V, Int4MinBlock, I + 1>...});
+  set(DType::kQ5_0, Form::kInt16, {dot_wide_strips<V, Int8Block, I + 1>...});
+  set(DType::kQ5_1, Form::kInt16, {dot_wide_strips<V, Int8ScaledBlock, I + 1>...});
+  set(DType::kQ4K, Form::kInt8, {dot_int4_strips<V, Int4ScaledBlock, I + 1>...});
+  set(DType::kQ4K, Form::kInt16, {dot_wide_strips<V, Int4ScaledBlock, I + 1>...});
+  set(DType::kQ5K, Form::kInt16, {dot_wide_strips<V, Int8ScaledBlock, I + 1>...});
+  set(DType::kQ6K, Form::kInt16, {dot_wide_strips<V, Int8ScaledBlock, I + 1>...});
   return kernels;
 }
 

@@ -8,8 +8,8 @@
 //        int8     [k0 k1 k2 k3][k0 k1 k2 k3]  ...  [k0 k1 k2 k3]      k0 = 4j
 //        int4     the same for inputs 4j.. in the low nibbles and 16+4j.. in the high ones
 //
-// A float strip holds 16 rows per input. Formats with more bits or scales (q5, K-quants) add planes
-// behind the nibble lines; the line order stays.
+// A float strip holds 16 rows per input. Formats of 5 and 6 bits are held in the lines of 8; those
+// with scales of scales keep both behind the lines.
 //
 // Activations: a *tile* holds 1 to 4 tokens, interleaved per block: one forward stream as well.
 #pragma once
@@ -34,6 +34,22 @@ struct Int4MinBlock {
   uint16_t scale[16];
   uint16_t minimum[16];
 };
+// Weights with scales of scales: d * scale * q + dm * minimum. Their products are exact in float32.
+struct Int8ScaledBlock {
+  int8_t q[8][64];
+  uint16_t d[16];
+  uint16_t dm[16];
+  int8_t scale[2][16];  // of the first and the last 16 inputs
+  int8_t minimum[16];
+};
+struct Int4ScaledBlock {
+  uint8_t q[4][64];
+  uint16_t d[16];
+  uint16_t dm[16];
+  int8_t scale[16];
+  int8_t minimum[16];
+};
+static_assert(sizeof(Int8ScaledBlock) == 624 && sizeof(Int4ScaledBlock) == 352);
 static_assert(sizeof(Int8Block) == 544 && sizeof(Int4Block) == 288 && sizeof(Int4MinBlock) == 320);
 
 // 32 inputs of T tokens as int8 with one scale per token, for int4 weights.

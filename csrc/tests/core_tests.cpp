@@ -14,9 +14,11 @@
 #include <thread>
 #include <vector>
 
+#include "core/activations.h"
 #include "core/decoder.h"
 #include "core/error.h"
 #include "core/half.h"
+#include "core/packing.h"
 #include "kernels/kernels.h"
 
 using namespace glimmer;
@@ -263,6 +265,53 @@ void test_steps() {
   }
 }
 
+// Every stored type with random bytes: a strip gives back what was put in, and all instruction sets
+// make the same of it.
+void test_packing() {
+  Random random(3);
+  const int cols = 512;
+  for (int t = 0; t < kNumDTypes; ++t) {
+    const auto dtype = static_cast<DType>(t);
+    const DTypeInfo& type = info(dtype);
+    const size_t stored_bytes = row_bytes(dtype, cols);
+    std::vector<uint8_t> strip(static_cast<size_t>(cols / type.block_size) * type.strip_bytes);
+    std::vector<float> decoded(cols), unpacked(cols);
+    for (int place = 0; place < kStripRows; ++place) {
+      std::vector<uint8_t> row(stored_bytes);
+      if (type.integer) {
+        for (uint8_t& byte : row)
+          byte = static_cast<uint8_t>(random() & 0xBF);  // scales are finite
+      } else {
+        encode_row(dtype, normal(random, cols).data(), cols, row.data());
+      }
+      place_row(dtype, row.data(), cols, place, strip.data());
+      decode_row(dtype, row.data(), cols, decoded.data());
+      unpack_row(dtype, strip.data(), cols, place, unpacked.data());
+      expect(same(decoded.data(), unpacked.data(), cols),
+             std::string("a row of ") + type.name + " comes back from its strip");
+    }
+    const std::vector<float> x = normal(random, cols);
+    for (const Form form : kForms) {
+      const Kernels::Dot(&dots)[kMaxTile] =
+          find_instruction_set("scalar").kernels->dot[t][index(form)];
+      if (dots[0] == nullptr) continue;
+      std::vector<float> first;
+      for (const InstructionSet& set : instruction_sets()) {
+        Activations inputs;
+        inputs.reserve(bit(form), 1, cols);
+        inputs.pack(*set.kernels, bit(form), x.data(), cols, 0, 0, 1, cols);
+        std::vector<float> out(kStripRows);
+        set.kernels->dot[t][index(form)][0](strip.data(), strip.size(), 1,
+                                            inputs.tile(form, 0, cols), cols, out.data(),
+                                            kStripRows);
+        if (first.empty()) first = out;
+        expect(same(first.data(), out.data(), out.size()),
+               std::string(type.name) + " under " + set.name);
+      }
+    }
+  }
+}
+
 // A context of several splits, decoded by one and by many threads: split by split, and in one go.
 void test_long_context() {
   Random random(11);
@@ -450,6 +499,7 @@ void test_callers() {
 int main() {
   test_half();
   test_steps();
+  test_packing();
   test_long_context();
   test_elementwise();
   test_sampling();

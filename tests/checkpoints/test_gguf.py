@@ -15,7 +15,7 @@ from tests.support.demo_model import demo_gguf
 from tests.support.gguf_writer import TYPE_IDS, write_gguf
 
 MATRIX = np.arange(6, dtype=np.float32).reshape(2, 3)
-Q4_K_BYTES = bytes(range(144)) * 2
+Q2_K_BYTES = bytes(range(84)) * 2
 RESIDENT = Path("/proc/self/status")
 
 
@@ -27,7 +27,7 @@ def small(tmp_path: Path) -> GGUFCheckpoint:
         {
             "norm.weight": ("float32", (3,), MATRIX[0].tobytes()),
             "head.weight": ("float32", (2, 3), MATRIX.tobytes()),
-            "packed.weight": ("q4_k", (2, 256), Q4_K_BYTES),
+            "packed.weight": ("q2_k", (2, 256), Q2_K_BYTES),
         },
     )
     return GGUFCheckpoint(path)
@@ -83,9 +83,9 @@ def test_tensors_are_row_major_and_keep_the_files_order(small: GGUFCheckpoint) -
 
 def test_a_type_we_cannot_compute_with_is_listed_and_read_as_bytes(small: GGUFCheckpoint) -> None:
     info = small.tensors["packed.weight"]
-    assert (info.dtype, info.shape, info.size_bytes) == ("q4_k", (2, 256), 288)
+    assert (info.dtype, info.shape, info.size_bytes) == ("q2_k", (2, 256), 168)
     assert info.dtype not in SCHEMES
-    assert small.read("packed.weight").tobytes() == Q4_K_BYTES
+    assert small.read("packed.weight").tobytes() == Q2_K_BYTES
 
 
 def test_reading_is_a_read_only_view(small: GGUFCheckpoint) -> None:

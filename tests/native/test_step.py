@@ -294,7 +294,7 @@ def test_weights_that_do_not_fit() -> None:
     refuse(MalformedCheckpointError, "1116 bytes.*1120", name, "float32", (7, 40), zeros[:-4])
     refuse(MalformedCheckpointError, "blocks of 32", name, "q4_0", (7, 40), zeros[: 7 * 18])
     refuse(MalformedCheckpointError, "blocks of 32", name, "float32", (7, 40), zeros, "q8_0")
-    refuse(UnsupportedTensorTypeError, "q6_k.*q4_1", name, "q6_k", (7, 40), zeros)
+    refuse(UnsupportedTensorTypeError, "q2_k.*q4_1", name, "q2_k", (7, 40), zeros)
     refuse(UnsupportedTensorTypeError, "int3.*q4_1", name, "float32", (7, 40), zeros, "int3")
     model.load(name, "float32", (7, 40), zeros)
     refuse(MalformedCheckpointError, "twice", name, "float32", (7, 40), zeros)

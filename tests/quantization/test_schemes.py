@@ -15,6 +15,8 @@ from glimmer.quantization import SCHEMES, dequantize, quantize
 from tests.support.demo_model import demo_gguf
 
 BLOCK_SCHEMES = ("q8_0", "q4_0", "q4_1")
+WRITTEN = ("float32", "float16", "bfloat16", *BLOCK_SCHEMES)
+"""Of any rows that fill blocks of 32; q4_k has tests of its own."""
 Floats = npt.NDArray[np.float32]
 F = np.float32
 
@@ -31,6 +33,11 @@ def test_the_schemes_and_their_sizes() -> None:
         "q8_0": 8.5,
         "q4_0": 4.5,
         "q4_1": 5,
+        "q5_0": 5.5,
+        "q5_1": 6,
+        "q4_k": 4.5,
+        "q5_k": 5.5,
+        "q6_k": 6.5625,
     }
     assert all(name == scheme.name for name, scheme in SCHEMES.items())
     assert SCHEMES["q4_0"].row_bytes(64) == 36
@@ -69,7 +76,7 @@ def test_q4_layouts_hold_the_first_half_in_low_nibbles() -> None:
     )
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", WRITTEN)
 @pytest.mark.parametrize("shape", [(32,), (1, 32), (3, 64), (2, 3, 96)])
 def test_shapes_are_kept(name: str, shape: tuple[int, ...]) -> None:
     data = quantize(name, gaussian(*shape))
@@ -80,14 +87,14 @@ def test_shapes_are_kept(name: str, shape: tuple[int, ...]) -> None:
     assert weights.shape == shape
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_packing_what_was_unpacked_changes_nothing(name: str) -> None:
     data = quantize(name, gaussian(16, 256))
     weights = dequantize(name, data, (16, 256))
     np.testing.assert_array_equal(quantize(name, weights), data)
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_zero_blocks_stay_zero(name: str) -> None:
     weights = gaussian(4, 64)
     weights[1, :32] = 0
@@ -191,7 +198,7 @@ def test_float16_beyond_its_range_is_infinite() -> None:
 
 def test_unaligned_read_only_bytes_are_read() -> None:
     weights = gaussian(2, 64)
-    for name in SCHEMES:
+    for name in WRITTEN:
         data = quantize(name, weights)
         shifted = np.frombuffer(b"x" + data.tobytes(), np.uint8)[1:]
         assert not shifted.flags.writeable
@@ -207,3 +214,32 @@ def test_the_demo_models_weights_are_sane() -> None:
     assert np.isfinite(weights).all()
     assert 0.01 < weights.std() < 1
     assert abs(weights.mean()) < 0.01
+
+
+@pytest.mark.parametrize("name", ["q5_0", "q5_1", "q5_k", "q6_k"])
+def test_what_is_not_written_says_so(name: str) -> None:
+    with pytest.raises(InvalidParameterError, match=f"{name}: it is read, not written"):
+        quantize(name, gaussian(1, 256))
+
+
+def test_q4_k_beats_plain_blocks_and_keeps_what_it_can_hold() -> None:
+    weights = gaussian(16, 1024) * np.exp(gaussian(16, 1024, seed=1))
+
+    def error(name: str) -> float:
+        kept = dequantize(name, quantize(name, weights), weights.shape)
+        return float(np.square(kept - weights).mean())
+
+    assert error("q4_k") < 0.8 * error("q4_0")
+    zeros = np.zeros((1, 256), F)
+    np.testing.assert_array_equal(dequantize("q4_k", quantize("q4_k", zeros), (1, 256)), zeros)
+    again = dequantize("q4_k", quantize("q4_k", weights), weights.shape)
+    twice = dequantize("q4_k", quantize("q4_k", again), weights.shape)
+    assert np.abs(twice - again).mean() < 0.1 * np.abs(again - weights).mean()
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_q4_k_refuses_what_is_not_finite(value: float) -> None:
+    weights = gaussian(1, 256)
+    weights[0, 7] = value
+    with pytest.raises(InvalidParameterError, match="q4_k"):
+        quantize("q4_k", weights)

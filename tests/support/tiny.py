@@ -29,6 +29,11 @@ BLOCK_DTYPES = ("q8_0", "q4_0", "q4_1")
 DTYPES = FLOAT_DTYPES + BLOCK_DTYPES
 BLOCK = 32
 """Weights per block of ``BLOCK_DTYPES``."""
+READ_DTYPES = ("q5_0", "q5_1")
+"""Blocks of 32 that are read and not written."""
+K_DTYPES = ("q4_k", "q5_k", "q6_k")
+K_BLOCK = 256
+"""Weights per block of ``K_DTYPES``."""
 PREFIX_NAMES = ("prefix_keys.weight", "prefix_values.weight")
 MAX_WIDTH = 512
 """Of all query heads together, so that the reference stays quick."""
@@ -189,8 +194,17 @@ def encode(dtype: str, matrix: Floats) -> tuple[Bytes, Floats]:
         bits = matrix.view(np.uint32)
         rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # to nearest, ties to even
         return _bytes(rounded.astype(np.uint16)), (rounded << 16).view(np.float32)
-    blocks = matrix.reshape(-1, BLOCK)
-    data, values = {"q8_0": _encode_q8_0, "q4_0": _encode_q4_0, "q4_1": _encode_q4_1}[dtype](blocks)
+    blocks = matrix.reshape(-1, BLOCK if dtype not in K_DTYPES else K_BLOCK)
+    data, values = {
+        "q8_0": _encode_q8_0,
+        "q4_0": _encode_q4_0,
+        "q4_1": _encode_q4_1,
+        "q5_0": _encode_q5_0,
+        "q5_1": _encode_q5_1,
+        "q4_k": lambda x: _encode_groups(x, bits=4),
+        "q5_k": lambda x: _encode_groups(x, bits=5),
+        "q6_k": _encode_q6_k,
+    }[dtype](blocks)
     return data.reshape(-1), values.reshape(matrix.shape)
 
 
@@ -212,6 +226,86 @@ def _encode_q4_1(blocks: Floats) -> tuple[Bytes, Floats]:
     q = np.clip(np.rint((blocks - m) / d), 0, 15)
     header = [_bytes(x.astype(np.float16)) for x in (d, m)]
     return np.hstack([*header, _nibbles(q)]), d * q + m
+
+
+def _encode_q5_0(blocks: Floats) -> tuple[Bytes, Floats]:
+    d = _scale(np.abs(blocks).max(axis=1) / 15.5)
+    q = np.clip(np.rint(blocks / d) + 16, 0, 31)
+    return np.hstack([_bytes(d.astype(np.float16)), _five_bits(q)]), d * (q - 16)
+
+
+def _encode_q5_1(blocks: Floats) -> tuple[Bytes, Floats]:
+    m = _half(blocks.min(axis=1))
+    d = _scale((blocks.max(axis=1) - m[:, 0]) / 31)
+    q = np.clip(np.rint((blocks - m) / d), 0, 31)
+    header = [_bytes(x.astype(np.float16)) for x in (d, m)]
+    return np.hstack([*header, _five_bits(q)]), d * q + m
+
+
+def _five_bits(q: Floats) -> Bytes:
+    """Four bytes of fifth bits, weight i at bit i, and the nibbles."""
+    whole = q.astype(np.uint32)
+    fifths = ((whole >> 4) << np.arange(BLOCK, dtype=np.uint32)).sum(axis=1, dtype=np.uint32)
+    return np.hstack([_bytes(fifths[:, None]), _nibbles(whole & 15)])
+
+
+def _encode_groups(blocks: Floats, bits: int) -> tuple[Bytes, Floats]:
+    """q4_k and q5_k, byte by byte: eight groups of 32 with 6-bit scales and minimums."""
+    stored, values = [], []
+    for block in blocks:
+        groups = block.reshape(8, 32)
+        low = np.minimum(groups.min(axis=1), 0)
+        spread = (groups.max(axis=1) - low) / (2**bits - 1)
+        d, dmin = np.float16(spread.max() / 63), np.float16(-low.min() / 63)
+        s = np.clip(np.ceil(spread / np.float32(d)), 1, 63).astype(int)
+        m = np.clip(np.rint(-low / np.float32(dmin)), 0, 63).astype(int) if dmin else 0 * s
+        step = (np.float32(d) * s.astype(np.float32))[:, None]
+        start = (np.float32(dmin) * m.astype(np.float32))[:, None]
+        q = np.clip(np.rint((groups + start) / step), 0, 2**bits - 1)
+        values.append((step * q.astype(np.float32) - start).reshape(-1))
+        packed = bytearray(12)
+        for g in range(4):
+            packed[g] = s[g] | (s[g + 4] >> 4) << 6
+            packed[g + 4] = m[g] | (m[g + 4] >> 4) << 6
+            packed[g + 8] = (s[g + 4] & 15) | (m[g + 4] & 15) << 4
+        whole = q.astype(int)
+        fifths = bytes(sum((whole[g, i] >> 4) << g for g in range(8)) for i in range(32))
+        nibbles = bytes(
+            (whole[2 * pair, i] & 15) | (whole[2 * pair + 1, i] & 15) << 4
+            for pair in range(4)
+            for i in range(32)
+        )
+        high = fifths if bits == 5 else b""
+        stored.append(d.tobytes() + dmin.tobytes() + bytes(packed) + high + nibbles)
+    return np.frombuffer(b"".join(stored), np.uint8), np.array(values, np.float32)
+
+
+def _encode_q6_k(blocks: Floats) -> tuple[Bytes, Floats]:
+    """Sixteen groups of 16 with int8 scales; scales take either sign."""
+    stored, values = [], []
+    for block in blocks:
+        groups = block.reshape(16, 16)
+        spread = np.abs(groups).max(axis=1) / 31
+        d = np.float16(spread.max() / 127)
+        s = np.clip(np.ceil(spread / np.float32(d)), 1, 127).astype(np.int8)
+        s[::3] *= -1
+        step = (np.float32(d) * s.astype(np.float32))[:, None]
+        q = np.clip(np.rint(groups / step), -32, 31)
+        values.append((step * q.astype(np.float32)).reshape(-1))
+        whole = (q + 32).astype(int).reshape(2, 4, 32)  # halves of four quarters
+        low = bytes(
+            (whole[h, k, i] & 15) | (whole[h, k + 2, i] & 15) << 4
+            for h in range(2)
+            for k in range(2)
+            for i in range(32)
+        )
+        high = bytes(
+            sum((whole[h, k, i] >> 4) << 2 * k for k in range(4))
+            for h in range(2)
+            for i in range(32)
+        )
+        stored.append(low + high + s.tobytes() + d.tobytes())
+    return np.frombuffer(b"".join(stored), np.uint8), np.array(values, np.float32)
 
 
 def _half(x: Floats) -> Floats:
@@ -291,7 +385,8 @@ class TinyModel:
     def input_bits(self, activations: str) -> dict[str, int]:
         """By weight name, the bits of the integer inputs with which the engine multiplies it."""
         int4_inputs = {"int8": 8, "int16": 16}[activations]
-        bits = {"q8_0": 16, "q4_0": int4_inputs, "q4_1": int4_inputs}
+        bits = dict.fromkeys(("q8_0", "q5_0", "q5_1", "q5_k", "q6_k"), 16)
+        bits |= dict.fromkeys(("q4_0", "q4_1", "q4_k"), int4_inputs)
         return {
             name: bits[dtype]
             for name, dtype in self.dtypes.items()

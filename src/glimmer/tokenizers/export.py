@@ -107,8 +107,8 @@ def sentence_piece_gguf(tokenizer: SentencePieceTokenizer, vocab_size: int) -> d
     tokens += appended
     types += [CONTROL] * len(appended)
     tokens += [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
-    types += [UNUSED] * (vocab_size - len(types))
-    scores += [0.0] * (vocab_size - len(scores))
+    types += [UNUSED] * (len(tokens) - len(types))
+    scores += [0.0] * (len(tokens) - len(scores))
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "chatglm-spm",  # the name that llama.cpp has for these vocabularies

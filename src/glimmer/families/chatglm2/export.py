@@ -171,11 +171,12 @@ def named(name: str, config: FolderConfig) -> FolderConfig:
     return lambda a, **rest: {"_name_or_path": name, **config(a, **rest)}
 
 
+# Jinja drops a new line behind a block: those that count stand in expressions.
 _TEMPLATE = (
     "[gMASK]<sop>{% for message in messages %}{% if message.role == 'user' %}"
-    "[Round {{ loop.index0 // 2 + 1 }}]\n\n问：{{ message.content }}"
-    "{% if not loop.last or add_generation_prompt %}\n\n答：{% endif %}"
-    "{% else %}{{ message.content }}\n\n{% endif %}{% endfor %}"
+    "{{ '[Round ' ~ (loop.index0 // 2 + 1) ~ ']\\n\\n问：' ~ message.content }}"
+    "{% if not loop.last or add_generation_prompt %}{{ '\\n\\n答：' }}{% endif %}"
+    "{% else %}{{ message.content ~ '\\n\\n' }}{% endif %}{% endfor %}"
 )
 _NAME = "THUDM/chatglm2-6b"
 EXPORTER = Exporter(

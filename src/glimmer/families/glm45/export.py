@@ -53,9 +53,19 @@ def native_config(a: Architecture, **rest: Any) -> dict[str, Any]:
     }
 
 
+# Without tools: what the published template adds for them is the model's own, and comes with it.
+_TEMPLATE = (
+    "[gMASK]<sop>{% for message in messages %}{% if message.role == 'assistant' %}"
+    "{{ '<|assistant|>\\n<think></think>\\n' ~ message.content }}"
+    "{% elif message.role == 'tool' %}"
+    "{{ '<|observation|>\\n<tool_response>\\n' ~ message.content ~ '\\n</tool_response>' }}"
+    "{% else %}{{ '<|' ~ message.role ~ '|>\\n' ~ message.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 EXPORTER = Exporter(
     gguf_architecture=GGUF_ARCHITECTURE,
     gguf_keys=gguf_keys,
     gguf_tokenizer=glm4_0414.gguf_tokenizer,
     folder=FolderFormat("native", native_config, partial(glm4.tokenizer_files, prefix=())),
+    chat_template=_TEMPLATE,
 )
