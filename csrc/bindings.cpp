@@ -84,7 +84,8 @@ void step(Decoder& decoder, KVCache& cache, Vector<int32_t> token_ids, Vector<in
           std::optional<Vector<int32_t>> block_positions, Vector<int32_t> query_lengths,
           Vector<int32_t> kv_lengths, std::optional<Vector<int32_t>> context_lengths,
           Tables block_tables, Vector<int32_t> logit_rows, std::optional<Sampling> sampling,
-          int num_logprobs, std::optional<OutMatrix<float>> logits, OutVector<int32_t> out_ids,
+          int num_logprobs, std::optional<OutMatrix<float>> logits,
+          std::optional<OutMatrix<float>> hidden, OutVector<int32_t> out_ids,
           OutVector<float> out_logprobs, OutMatrix<int32_t> out_top_ids,
           OutMatrix<float> out_top_logprobs) {
   std::vector<RowSampling> rows;
@@ -104,6 +105,7 @@ void step(Decoder& decoder, KVCache& cache, Vector<int32_t> token_ids, Vector<in
                         .sampling = sampling ? rows.data() : nullptr,
                         .num_logprobs = num_logprobs};
   const StepOutput output{.logits = logits ? logits->data() : nullptr,
+                          .hidden = hidden ? hidden->data() : nullptr,
                           .token_ids = out_ids.data(),
                           .logprobs = out_logprobs.data(),
                           .top_ids = out_top_ids.data(),
@@ -235,6 +237,6 @@ NB_MODULE(_core, m) {
            nb::arg("block_positions").none(), nb::arg("query_lengths"), nb::arg("kv_lengths"),
            nb::arg("context_lengths").none(), nb::arg("block_tables"), nb::arg("logit_rows"),
            nb::arg("sampling").none(), nb::arg("num_logprobs"), nb::arg("logits").none(),
-           nb::arg("out_ids"), nb::arg("out_logprobs"), nb::arg("out_top_ids"),
-           nb::arg("out_top_logprobs"));
+           nb::arg("hidden").none(), nb::arg("out_ids"), nb::arg("out_logprobs"),
+           nb::arg("out_top_ids"), nb::arg("out_top_logprobs"));
 }

@@ -75,6 +75,20 @@ def test_logits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_what_each_layer_hands_on(name: str) -> None:
+    """All but the last, which some fixtures tell before and some after the final norm."""
+    layers = model(name).architecture.num_layers
+    if "hidden.0" not in results(name):
+        pytest.skip("the fixture tells no hidden states")
+    for row, (padding, ids) in enumerate(sequences(name)):
+        logits, hidden = model(name).trace(ids)
+        np.testing.assert_array_equal(logits, model(name).logits(ids))
+        for i in range(layers):
+            expected = results(name)[f"hidden.{i}"][row, padding:]
+            np.testing.assert_allclose(hidden[i], expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_greedy_ids_alone_and_in_one_batch(name: str) -> None:
     """Decoding with the cache takes the tokens that the official code takes; its logits are those
     that the whole text gives without a cache."""

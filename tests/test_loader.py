@@ -90,7 +90,7 @@ def refused(error: type[GlimmerError], parts: list[str], path: Path, **options: 
 
 def test_refusals(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    refused(ModelNotFoundError, ["no/such.gguf", "demo"], Path("no/such.gguf"))
+    refused(ModelNotFoundError, ["no/such.gguf", "glimmer list"], Path("no/such.gguf"))
     path.write_bytes(b"PK\x03\x04" + bytes(100))
     refused(UnknownFormatError, ["m.gguf", "config.json"], path)
     refused(UnknownFormatError, [str(tmp_path)], tmp_path)

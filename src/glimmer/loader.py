@@ -34,7 +34,7 @@ from glimmer.quantization import SCHEMES
 from glimmer.tokenizers import Tokenizer
 
 Weights = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
-_TARGETS: Mapping[str, str | None] = {
+TARGETS: Mapping[str, str | None] = {
     "auto": None,
     "float32": "float32",
     "bfloat16": "bfloat16",
@@ -147,6 +147,21 @@ class LoadedModel:
         Raises:
             InvalidParameterError: no token, or an id outside the vocabulary.
         """
+        return self._run(token_ids, with_hidden=False)[0]
+
+    def trace(self, token_ids: Sequence[int]) -> tuple[Float32Array, Float32Array]:
+        """Logits, and the residual stream of each token: the embedding and what leaves each layer,
+        before the final norm; float32 ``[num_layers + 1, len(token_ids), hidden_size]``.
+
+        Raises as ``logits``.
+        """
+        logits, hidden = self._run(token_ids, with_hidden=True)
+        assert hidden is not None
+        return logits, hidden
+
+    def _run(
+        self, token_ids: Sequence[int], with_hidden: bool
+    ) -> tuple[Float32Array, Float32Array | None]:
         ids = np.asarray(token_ids, np.int32)
         if ids.ndim != 1 or len(ids) == 0:
             raise InvalidParameterError(
@@ -161,7 +176,8 @@ class LoadedModel:
             for row in (layout.positions, layout.block_positions)
         )
         assert positions is not None
-        parts = []
+        parts: list[Float32Array] = []
+        hidden: list[Float32Array] = []
         chunk_length = len(ids) if self.architecture.needs_whole_prompts else 256
         for start in range(0, len(ids), chunk_length):
             chunk = slice(start, min(start + chunk_length, len(ids)))
@@ -178,11 +194,14 @@ class LoadedModel:
                 if self.architecture.mask == "prefix"
                 else None,
                 return_logits=True,
+                return_hidden=with_hidden,
             )
-            logits = self.native.step(cache, step).logits
-            assert logits is not None
-            parts.append(logits)
-        return np.concatenate(parts)
+            result = self.native.step(cache, step)
+            assert result.logits is not None
+            parts.append(result.logits)
+            if result.hidden is not None:
+                hidden.append(result.hidden)
+        return np.concatenate(parts), np.concatenate(hidden, axis=1) if with_hidden else None
 
 
 def load(
@@ -213,7 +232,7 @@ def load(
     with open_checkpoint(path) as checkpoint:
         source = ModelSource(checkpoint, family)
         found, architecture = source.family, source.architecture
-        _check_memory(source, _TARGETS[weights])
+        _check_memory(source, TARGETS[weights])
         if activations == "auto":
             small = architecture.num_parameters < _SMALL_MODEL_PARAMETERS
             activations = "int16" if small else "int8"
@@ -225,7 +244,7 @@ def load(
         checkpoint.release_metadata()
         trim_heap()
         for name, shape in source.shapes.items():
-            target = _TARGETS[weights] if len(shape) == 2 else None
+            target = TARGETS[weights] if len(shape) == 2 else None
             weight = source.read(name)
             native.load(name, weight.dtype, shape, weight.data, target)
             source.release(name)

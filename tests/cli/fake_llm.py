@@ -34,7 +34,12 @@ class FakeLLM:
         self.aborted = 0
 
     def chat(
-        self, messages: Sequence[dict[str, str]], params: SamplingParams, *, stream: bool
+        self,
+        messages: Sequence[dict[str, str]],
+        params: SamplingParams,
+        *,
+        thinking: bool | None,
+        stream: bool,
     ) -> Iterator[RequestOutput]:
         assert stream
         self.asked.append(list(messages))

@@ -88,6 +88,9 @@ def test_json_is_one_object(run: Run, llm: FakeLLM) -> None:
     assert answer == {
         "model": "Fake",
         "text": "You said: 你好 ",
+        "reasoning": None,
+        "tool_calls": [],
+        "notes": [],
         "finish_reason": "stop",
         "usage": {"prompt_tokens": 7, "completion_tokens": 3, "cached_tokens": 0},
         "timing": {

@@ -28,6 +28,10 @@ def chat(
         ),
     ] = None,
     system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
+    think: Annotated[
+        bool | None,
+        typer.Option("--think/--no-think", help="Think first or not, for models that can do both."),
+    ] = None,
     as_json: JsonOption = False,
     show_stats: StatsOption = False,
     load_options: LoadOptions,
@@ -42,13 +46,13 @@ def chat(
 
     sampling.check(sampling_options)
     question = read_question(prompt)
-    conversation = Conversation(system)
+    conversation = Conversation(system, think)
     if question is not None:
         from glimmer.cli.one_shot import answer_once
 
         llm = open_llm(model, load_options)
         params = sampling.choose_params(llm, sampling_options)
-        outputs = llm.chat(conversation.messages(question), params, stream=True)
+        outputs = llm.chat(conversation.messages(question), params, thinking=think, stream=True)
         answer_once(llm, outputs, as_json=as_json, show_stats=show_stats)
         return
     if as_json or not sys.stdout.isatty():

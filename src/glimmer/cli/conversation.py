@@ -16,6 +16,8 @@ class Turn:
 @dataclass(slots=True)
 class Conversation:
     system: str | None = None
+    thinking: bool | None = None
+    """Whether a model that can do both should think first; None leaves it to the model."""
     turns: list[Turn] = field(default_factory=list)
 
     def messages(self, question: str) -> list[dict[str, str]]:

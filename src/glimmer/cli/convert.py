@@ -45,7 +45,7 @@ def convert(
     from glimmer import catalogue, export
 
     path, _ = catalogue.find_file(source)
-    with _Bar(f"Writing {target}") as progress:
+    with _Bar(target) as progress:
         written = export.convert(
             path, target, to, dtype=dtype, family=family, overwrite=force, progress=progress
         )
@@ -71,7 +71,7 @@ def quantize(
     from glimmer import catalogue, export
 
     path, _ = catalogue.find_file(source)
-    with _Bar(f"Writing {target}") as progress:
+    with _Bar(target) as progress:
         written = export.quantize_model(
             path,
             target,
@@ -86,7 +86,7 @@ def quantize(
 class _Bar:
     """A progress bar on standard error; nothing where that is no terminal."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, target: Path) -> None:
         from rich.progress import (
             BarColumn,
             DownloadColumn,
@@ -108,14 +108,25 @@ class _Bar:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(text, total=None)
+        self._target = target
+        self._task = self._bar.add_task(f"Writing {target}", total=None)
 
     def __enter__(self) -> Progress:
         self._bar.start()
         return lambda done, total: self._bar.update(self._task, advance=done, total=total)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: object,
+    ) -> None:
         self._bar.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._bar.console.print(
+                f"Stopped: nothing was written to {self._target}, and nothing is left behind. The "
+                "same command starts again from the beginning."
+            )
 
 
 def _report(written: Written, as_json: bool) -> None:

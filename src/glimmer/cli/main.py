@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from typing import Annotated
 
@@ -12,9 +12,15 @@ import typer
 
 from glimmer.cli import terminal
 from glimmer.cli.chat import chat
+from glimmer.cli.convert import convert, quantize
+from glimmer.cli.doctor import doctor
 from glimmer.cli.env import env
 from glimmer.cli.generate import generate
+from glimmer.cli.list import list_releases
+from glimmer.cli.plan import plan
+from glimmer.cli.pull import pull, remove
 from glimmer.cli.show import show
+from glimmer.cli.verify import verify
 from glimmer.errors import GlimmerError
 
 app = typer.Typer(
@@ -23,8 +29,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (chat, generate, show, env):
-    app.command()(command)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "chat": chat,
+    "generate": generate,
+    "list": list_releases,
+    "pull": pull,
+    "rm": remove,
+    "plan": plan,
+    "show": show,
+    "doctor": doctor,
+    "verify": verify,
+    "convert": convert,
+    "quantize": quantize,
+    "env": env,
+}
+for name, command in _COMMANDS.items():
+    app.command(name)(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from glimmer.cli import stats, terminal
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from glimmer import LLM, RequestOutput
 
 
@@ -21,9 +23,11 @@ def answer_once(
     if llm.model.notice is not None:
         console.print(llm.model.notice, style="yellow")
     output = None
+    thoughts = Thoughts(console)
     try:
         for output in outputs:
             if not as_json:
+                thoughts.show(output)
                 terminal.write(output.delta)
     finally:
         if not as_json and output is not None:
@@ -31,10 +35,32 @@ def answer_once(
     assert output is not None, "an answer ends with an output that says why"
     if as_json:
         terminal.write(_to_json(llm.model.name, output) + "\n")
+    for note in output.notes:
+        console.print(note, style="yellow")
+    for call in output.tool_calls if not as_json else ():
+        console.print(terminal.printable(f"calls {call.name}({call.arguments})"), style="cyan")
     if output.finish_reason == "length":
         console.print(length_note(llm, output), style="dim")
     if show_stats:
         console.print(stats.describe(output), style="dim")
+
+
+class Thoughts:
+    """What a model thinks before it answers, dimmed and beside the answer, on standard error."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._open = False
+
+    def show(self, output: RequestOutput) -> None:
+        if output.reasoning_delta:
+            self._console.print(
+                terminal.printable(output.reasoning_delta), style="dim italic", end=""
+            )
+            self._open = True
+        elif self._open and output.delta:
+            self._console.print("\n")
+            self._open = False
 
 
 def length_note(llm: LLM, output: RequestOutput) -> str:
@@ -51,6 +77,9 @@ def _to_json(model: str, output: RequestOutput) -> str:
         {
             "model": model,
             "text": output.text,
+            "reasoning": output.reasoning,
+            "tool_calls": [asdict(call) for call in output.tool_calls],
+            "notes": output.notes,
             "finish_reason": output.finish_reason,
             "usage": asdict(output.usage),
             "timing": asdict(output.timing),

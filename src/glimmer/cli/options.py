@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help='A GGUF file, or the name of a release: "demo".')
+    str, typer.Argument(metavar="MODEL", help='A folder, a GGUF file or a release: "demo".')
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 StatsOption = Annotated[

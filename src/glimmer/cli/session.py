@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from glimmer.cli import slash_commands, stats, terminal
 from glimmer.cli.conversation import Conversation, Turn
-from glimmer.cli.one_shot import length_note
+from glimmer.cli.one_shot import Thoughts, length_note
 from glimmer.cli.prompt_line import PromptLine
 from glimmer.errors import GlimmerError, PromptTooLongError
 
@@ -50,7 +50,12 @@ class ChatSession:
         """
         output = None
         try:
-            outputs = self.llm.chat(self.conversation.messages(question), self.params, stream=True)
+            outputs = self.llm.chat(
+                self.conversation.messages(question),
+                self.params,
+                thinking=self.conversation.thinking,
+                stream=True,
+            )
             output = self._show(outputs)
         except PromptTooLongError as error:
             self.complain(str(error))
@@ -61,6 +66,8 @@ class ChatSession:
             self._draft = question
             return False
         self.last_output = output
+        for note in output.notes if len(self.conversation.turns) == 0 else ():
+            self._console.print(note, style="yellow")
         stopped = output.finish_reason is None
         self.conversation.turns.append(Turn(question, output.text, stopped))
         if stopped:
@@ -98,8 +105,10 @@ class ChatSession:
         it is None itself if that was before the first token.
         """
         output = None
+        thoughts = Thoughts(self._console)
         try:
             for output in outputs:
+                thoughts.show(output)
                 terminal.write(output.delta)
         except KeyboardInterrupt:
             # The engine works on for a request until its stream is closed.

@@ -1,12 +1,15 @@
 """Everything that differs between families, a folder each."""
 
-from glimmer.families.family import (
-    Chat,
-    Family,
-    PackagedFile,
-    Release,
-    all_families,
-    recognise,
-)
+from glimmer.families.family import Chat, Family, all_families, recognise
+from glimmer.families.release import HubRepository, Licence, PackagedFile, Release
 
-__all__ = ["Chat", "Family", "PackagedFile", "Release", "all_families", "recognise"]
+__all__ = [
+    "Chat",
+    "Family",
+    "HubRepository",
+    "Licence",
+    "PackagedFile",
+    "Release",
+    "all_families",
+    "recognise",
+]

@@ -15,35 +15,9 @@ from glimmer.chat import AnswerParser, ChatTemplate, ToolSpec
 from glimmer.checkpoints import Checkpoint
 from glimmer.errors import InvalidParameterError, UnknownFamilyError
 from glimmer.families.exporter import Exporter
+from glimmer.families.release import Release
 from glimmer.families.weight_map import WeightMap
 from glimmer.tokenizers import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class PackagedFile:
-    """A checkpoint that a Python distribution carries."""
-
-    distribution: str
-    version: str
-    path: str
-    """Inside the distribution."""
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """One published checkpoint."""
-
-    name: str
-    title: str
-    licence: str
-    context_length: int
-    file: PackagedFile
-    notice: str | None = None
-    """One line that a user must know before the first answer."""
-    sampling: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """The values of SamplingParams that the release asks for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,6 +177,7 @@ class StepInput:
     else not allowed. A context is computed in one step."""
     sampling: SamplingInput | None = None
     return_logits: bool = False
+    return_hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,6 +192,8 @@ class StepResult:
     """``[L, num_logprobs]``, likeliest first."""
     top_logprobs: Float32Array
     logits: Float32Array | None
+    hidden: Float32Array | None = None
+    """``[num_layers + 1, L, hidden_size]``: the embedding and what leaves each layer."""
     """``[L, vocab_size]``"""
 
 
@@ -328,11 +331,20 @@ class NativeModel:
             logits=np.empty((num_rows, self.architecture.vocab_size), np.float32)
             if step.return_logits
             else None,
+            hidden=np.empty(
+                (self.architecture.num_layers + 1, num_rows, self.architecture.hidden_size),
+                np.float32,
+            )
+            if step.return_hidden
+            else None,
         )
+        hidden = None
+        if result.hidden is not None:
+            hidden = result.hidden.reshape(-1, self.architecture.hidden_size)
         self._decoder.step(
             cache.core, step.token_ids, positions, step.block_positions, step.query_lengths,
             step.kv_lengths, step.context_lengths, step.block_tables, step.logit_rows,
-            core_sampling, num_logprobs, result.logits, result.token_ids, result.logprobs,
+            core_sampling, num_logprobs, result.logits, hidden, result.token_ids, result.logprobs,
             result.top_ids, result.top_logprobs,
         )  # fmt: skip
         return result

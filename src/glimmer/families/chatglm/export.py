@@ -1,7 +1,7 @@
 """ChatGLM-6B's numbers: the official config, and GGUF under keys of our own.
 
 No other engine runs this network from GGUF. The keys follow llama.cpp's style with the
-architecture "chatglm1"; docs/gguf.md tells them.
+architecture "chatglm1"; docs/formats.md tells them.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from glimmer.architecture import Architecture
 from glimmer.checkpoints.gguf_writer import GGUFValue
 from glimmer.errors import InvalidParameterError
 from glimmer.families.chatglm2.network import ROPE_BASE
+from glimmer.families.chatglm2.tokenizer import end_of_text
 from glimmer.families.exporter import Exporter, FolderConfig, FolderFormat
 from glimmer.tokenizers import SentencePieceTokenizer
 from glimmer.tokenizers.export import sentence_piece_gguf, sentence_piece_json, tokenizer_config
@@ -136,8 +137,11 @@ _RENAMED = {"sop": "<sop>", "eop": "<eop>"}
 
 def gguf_tokenizer(tokenizer: SentencePieceTokenizer, vocab_size: int) -> dict[str, GGUFValue]:
     keys = sentence_piece_gguf(tokenizer, vocab_size)
-    end = tokenizer.special_tokens["</s>"]
-    return {**keys, "tokenizer.ggml.eos_token_id": end, "tokenizer.ggml.padding_token_id": 0}
+    return {
+        **keys,
+        "tokenizer.ggml.eos_token_id": end_of_text(tokenizer),
+        "tokenizer.ggml.padding_token_id": 0,
+    }
 
 
 def native_tokenizer(

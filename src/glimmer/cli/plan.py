@@ -1,0 +1,118 @@
+"""`glimmer plan`: what memory a model takes, before it is downloaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal
+
+import typer
+
+from glimmer.cli.options import JsonOption
+
+
+def plan(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A release, a model's folder, config.json or GGUF."),
+    ],
+    *,
+    context: Annotated[
+        str | None,
+        typer.Option(metavar="TOKENS", help="Such as 8192 or 32K. Default: the model's, up to 8K."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Conversations at once.")] = 1,
+    weights: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"],
+        typer.Option(help="What weights are converted to at load; auto keeps them."),
+    ] = "auto",
+    kv: Annotated[
+        Literal["float16", "float32"], typer.Option(help="What keys and values are kept in.")
+    ] = "float16",
+    family: Annotated[
+        str | None, typer.Option(help="Name the family instead of recognising it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell the memory a model takes on this machine. Downloads nothing, loads nothing."""
+    from glimmer import native
+    from glimmer.cli import terminal
+    from glimmer.model_memory import fitting_context, memory_of
+
+    tokens = None if context is None else parse_tokens(context)
+    memory = memory_of(
+        model, context=tokens, batch=batch, weights=weights, kv_dtype=kv, family=family
+    )
+    available = native.available_memory()
+    fits = available is None or memory.plan.peak <= available
+    advice = None
+    if not fits:
+        assert available is not None
+        advice = fitting_context(memory, available)
+    if as_json:
+        report = _report(memory, available, fits, advice)
+        terminal.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        return
+    terminal.tables().print(_table(memory, available))
+    if fits:
+        terminal.write("It fits.\n")
+    else:
+        terminal.write(f"It does not fit. {advice or 'No smaller form of it fits either.'}\n")
+
+
+def parse_tokens(text: str) -> int:
+    """Tokens from "8192", "32K" or "1M" (of 1024).
+
+    Raises:
+        InvalidParameterError: not of that form.
+    """
+    from glimmer.errors import InvalidParameterError
+
+    match = re.fullmatch(r"(\d{1,9})([KkMm]?)", text.strip())
+    if match is None:
+        raise InvalidParameterError(f"A context must look like 8192 or 32K, but it is {text!r}.")
+    return int(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2].lower()]
+
+
+def _report(memory: Any, available: int | None, fits: bool, advice: str | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "model": memory.name,
+        "family": memory.family,
+        "context": memory.context,
+        "batch": memory.batch,
+        "weights": memory.weights,
+        "bytes": asdict(memory.plan),
+        "running_bytes": memory.plan.running,
+        "peak_bytes": memory.plan.peak,
+        "available_bytes": available,
+        "fits": fits,
+        "advice": advice,
+    }
+
+
+def _table(memory: Any, available: int | None) -> object:
+    from rich.table import Table
+
+    from glimmer.cli.quantities import show_bytes
+
+    table = Table.grid(padding=(0, 2))
+    rows = [
+        ("weights", memory.plan.weights, f"{memory.weights}, packed for the processor"),
+        (
+            "KV cache",
+            memory.plan.kv_cache,
+            f"{memory.batch} x {memory.context} tokens, {memory.kv_dtype}",
+        ),
+        ("working set", memory.plan.working, "the buffers of one step"),
+        ("tokenizer", memory.plan.tokenizer, ""),
+        ("program", memory.plan.program, ""),
+        ("running", memory.plan.running, "all of these"),
+        ("peak", memory.plan.peak, "loading included"),
+        ("free", available, "on this machine"),
+    ]
+    table.add_row("model", memory.name, memory.family)
+    for name, size, remark in rows:
+        table.add_row(name, "-" if size is None else show_bytes(size), remark)
+    return table
