@@ -79,5 +79,6 @@ def test_llama_cpp_answers_with_the_same_ids(
         theirs.eval([found[-1]])
     if to == "bfloat16":
         assert found == list(answer.token_ids)
-    else:  # their inputs are rounded to int8, so that close calls may fall otherwise
-        assert found[:4] == list(answer.token_ids[:4])
+    # Their inputs are rounded to int8, so that close calls may fall otherwise.
+    error = np.abs(np.array(theirs.scores[: len(prompt)]) - ours.logits(prompt))
+    assert error.mean() < (0.02 if to == "bfloat16" else 0.2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import glimmer
@@ -186,3 +188,15 @@ def test_memory_of_the_cache(model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 )
 def test_parse_bytes(text: int | str, size: int) -> None:
     assert parse_bytes(text) == size
+
+
+def test_a_token_that_the_tokenizer_does_not_know_says_nothing(tmp_path: Path) -> None:
+    from tests.test_export import folder
+
+    model = glimmer.load(folder(tmp_path, "chatglm3", "official"))
+    unknown = model.tokenizer.vocab_size
+    assert unknown < model.architecture.vocab_size
+    params = glimmer.SamplingParams(temperature=0, max_new_tokens=3, logit_bias={unknown: 100.0})
+    output = glimmer.LLM(model).chat([{"role": "user", "content": "x"}], params)
+    assert output.token_ids == (unknown,) * 3
+    assert output.text == ""

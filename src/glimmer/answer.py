@@ -26,6 +26,8 @@ class Answer:
         """``parser`` tells thoughts and tool calls from text; without one all is text."""
         self.request = request
         self._parser = parser
+        # A network may have rows for more tokens than its tokenizer knows: they say nothing.
+        self._num_known = tokenizer.vocab_size if tokenizer is not None else 0
         self._controls = {}
         if parser is not None and tokenizer is not None:
             self._controls = {i: token for token, i in tokenizer.special_tokens.items()}
@@ -61,7 +63,7 @@ class Answer:
         if step.finish_reason != "stop" and self._detokenizer is not None:
             if self._parser is not None and (control := self._controls.get(step.token_id)):
                 self._handle(self._parser.control(control))
-            else:
+            elif step.token_id < self._num_known:
                 self._add(self._detokenizer.push(step.token_id))
         if self.finish_reason is None and step.finish_reason is not None:
             self._finish(step.finish_reason)
