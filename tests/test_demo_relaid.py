@@ -54,9 +54,8 @@ def padded(a: Architecture, weights: dict[str, Floats]) -> tuple[Architecture, d
             weights[layer + "attn_q.weight"], a.num_heads
         )
         for name in ("attn_k", "attn_v"):
-            made[layer + name + ".weight"] = widen(
-                weights[layer + name + ".weight"], a.num_kv_heads
-            )
+            full = f"{layer}{name}.weight"
+            made[full] = widen(weights[full], a.num_kv_heads)
         out = widen(np.ascontiguousarray(weights[layer + "attn_out.weight"].T), a.num_heads)
         made[layer + "attn_out.weight"] = np.ascontiguousarray(out.T)
     return replace(a, head_dim=WIDTH), made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
 from functools import cache
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glimmer.checkpoints import ConfigCheckpoint
+from glimmer.errors import InvalidParameterError
 from glimmer.tokenizers import Tokenizer
 from tests.support import golden
 
@@ -111,3 +113,55 @@ def test_streaming_gives_what_decoding_gives(family: str, data: st.DataObject) -
     stream = tokenizer.detokenizer()
     pieces = [*map(stream.push, ids), stream.finish()]
     assert "".join(pieces) == tokenizer.decode(ids)
+
+
+def shared_cases(name: str) -> Any:
+    path = golden.FOLDER / "cases" / name
+    return json.loads(path.read_text(encoding="utf-8"))["cases"] if path.exists() else []
+
+
+_TEXTS = shared_cases("chatglm_cpp_text.json") or {}
+
+
+@pytest.mark.parametrize(
+    ("family", "case"),
+    [
+        ({"chatglm-6b": "chatglm", "chatglm2-6b": "chatglm2"}[generation], case)
+        for generation, found in dict(_TEXTS).items()
+        if generation != "codegeex2-6b"  # not this vocabulary's: SOURCES.md of the fixtures
+        for case in found
+    ],
+)
+def test_texts_of_another_implementation(family: str, case: dict[str, Any]) -> None:
+    tokenizer = load(family)
+    special = tokenizer.special_tokens
+    ids = tokenizer.encode(case["text"])
+    if family == "chatglm":
+        assert [*ids, special["[gMASK]"], special["<sop>"]] == case["ids"]
+    else:
+        assert [special["[gMASK]"], special["sop"], *ids] == case["ids"]
+
+
+@pytest.mark.parametrize("case", shared_cases("chatglm_q.json"))
+def test_texts_of_a_third_implementation(case: dict[str, Any]) -> None:
+    tokenizer = load("chatglm2")
+    special = tokenizer.special_tokens
+    ids = tokenizer.encode(case["text"])
+    if "text_pair" in case:
+        pair = tokenizer.encode(case["text_pair"])
+        ids = [special["[gMASK]"], special["sop"], *ids, *pair, special["</s>"]]
+    assert ids == case["ids"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FOLDERS)
+@pytest.mark.parametrize("unit", ["你好，世界! The fox 123.\n", "a", " ", "\n", "中", "!"])
+def test_a_megabyte_takes_seconds(family: str, unit: str) -> None:
+    tokenizer = load(family)
+    text = unit * (1_000_000 // len(unit.encode()))
+    start = time.monotonic()
+    try:
+        tokenizer.encode(text)
+    except InvalidParameterError as error:
+        assert "white spaces in a row" in str(error)  # noqa: PT017  # of one that cannot
+    assert time.monotonic() - start < 60  # a hang, and no measurement

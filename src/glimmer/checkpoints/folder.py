@@ -44,7 +44,7 @@ class FolderCheckpoint:
         """``weights`` names the one file to take, whatever else lies in the folder."""
         self._path = Path(path)
         self._metadata: Mapping[str, Any] = MappingProxyType(read_config(self._path, weights))
-        files = [weights] if weights is not None else find_weights(self._path)
+        files, listed = ([weights], {}) if weights is not None else find_weights(self._path)
         with ThreadPoolExecutor(min(8, len(files))) as pool:  # headers lie on a disk, far apart
             shards = list(pool.map(open_shard, files))
         self._shard_of: dict[str, Shard] = {}
@@ -56,6 +56,12 @@ class FolderCheckpoint:
                         "well; the folder mixes two models: download it again"
                     )
                 self._shard_of[name] = shard
+        for name, file_name in listed.items():
+            if name not in self._shard_of:
+                raise MalformedCheckpointError(
+                    f"{self._path}: the index says that tensor {name!r} is in {file_name}, but it "
+                    "is not. The files are of two models, or one is damaged: download it again."
+                )
         self.format = shards[0].format
         self._tensors = MappingProxyType(
             {name: shard.tensors[name] for name, shard in self._shard_of.items()}
@@ -75,7 +81,7 @@ class FolderCheckpoint:
 
     def file(self, name: str) -> Path | None:
         file = self._path / name
-        return file if file.is_file() else None
+        return file if file.name == name and file.is_file() else None
 
     def read(self, name: str) -> npt.NDArray[np.uint8]:
         return self._shard_of[name].read(name)
@@ -128,8 +134,8 @@ def read_config(folder: Path, weights: Path | None = None) -> dict[str, Any]:
     return read_object(file)
 
 
-def find_weights(folder: Path) -> list[Path]:
-    """The files that hold the weights, all there.
+def find_weights(folder: Path) -> tuple[list[Path], Mapping[str, str]]:
+    """The files that hold the weights, all there, and what their index lists, if there is one.
 
     Raises UnknownFormatError (there are none) or MalformedCheckpointError (one is missing).
     """
@@ -138,9 +144,9 @@ def find_weights(folder: Path) -> list[Path]:
             return _listed(folder / index)
         single = folder / _SINGLE_FILES[_INDEXES.index(index)]
         if single.is_file():
-            return [single]
+            return [single], {}
     if numbered := _numbered(folder):
-        return numbered
+        return numbered, {}
     raise UnknownFormatError(
         f"{folder} has a {CONFIG} but no weights: none of {', '.join(_SINGLE_FILES)}, their "
         "numbered parts or their index. Download the model again; with git, `git lfs pull` fetches "
@@ -148,7 +154,7 @@ def find_weights(folder: Path) -> list[Path]:
     )
 
 
-def _listed(index: Path) -> list[Path]:
+def _listed(index: Path) -> tuple[list[Path], Mapping[str, str]]:
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise MalformedCheckpointError(
@@ -163,7 +169,7 @@ def _listed(index: Path) -> list[Path]:
             )
     files = [index.parent / name for name in sorted(name for name in names if name)]
     _refuse_missing(files, f"{index.name} lists")
-    return files
+    return files, weight_map
 
 
 def _numbered(folder: Path) -> list[Path]:

@@ -170,8 +170,14 @@ def _build_model(
     pairs = [merge.partition(" ")[::2] for merge in merges]
     _check_merges(pairs, vocab)
     bpe = models.BPE(vocab=vocab, merges=pairs, ignore_merges=pre_tokenizer.ignore_merges)
+    try:
+        pattern = tokenizers.Regex(pre_tokenizer.pattern)
+    except Exception as error:  # the library has no class of its own for it
+        raise TokenizerError(
+            f"the pattern that cuts text is no regular expression: {error}"
+        ) from error
     steps: list[pre_tokenizers.PreTokenizer] = [
-        pre_tokenizers.Split(tokenizers.Regex(pre_tokenizer.pattern), behavior="isolated"),
+        pre_tokenizers.Split(pattern, behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ]
     if pre_tokenizer.individual_digits:

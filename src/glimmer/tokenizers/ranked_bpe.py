@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import tiktoken
 
-from glimmer.errors import TokenizerError
+from glimmer.errors import InvalidParameterError, TokenizerError
 from glimmer.tokenizers.detokenizer import ByteDetokenizer
 from glimmer.tokenizers.pre_tokenizers import PreTokenizer
 from glimmer.tokenizers.text import (
@@ -22,6 +23,10 @@ from glimmer.tokenizers.text import (
     no_such_token,
     refuse_pointer,
 )
+
+MAX_SPACE_RUN = 100_000
+"""The library backtracks over white space, and overflows its stack on longer runs."""
+_ENDLESS_SPACE = re.compile(rf"\s{{{MAX_SPACE_RUN + 1}}}")
 
 
 def read_ranks(data: bytes, what: str) -> list[bytes]:
@@ -98,6 +103,11 @@ class RankedBPETokenizer:
         self, text: str, allow_special: bool = False, *, allow_added: bool = True
     ) -> list[int]:
         check_unicode(text)
+        if (run := _ENDLESS_SPACE.search(text)) is not None:
+            raise InvalidParameterError(
+                f"the text has more than {MAX_SPACE_RUN} white spaces in a row at position "
+                f"{run.start()}, which this tokenizer cannot take; shorten them"
+            )
         if not allow_special or self._special_pattern is None:
             return self._encoding.encode_ordinary(text)
         ids: list[int] = []

@@ -34,6 +34,7 @@ def load_model(data: bytes, what: str) -> sentencepiece.SentencePieceProcessor:
         model = sentencepiece.SentencePieceProcessor(model_proto=data)
         if model.vocab_size() < 1:
             raise ValueError("it has no pieces")
+        model.id_to_piece(list(range(model.vocab_size())))  # each must be text
     except (RuntimeError, ValueError, OSError) as error:
         raise TokenizerError(
             f"{what} is not a SentencePiece model, or is damaged ({error}): download it again"

@@ -46,6 +46,9 @@ def _build(file: Any) -> ByteLevelBPETokenizer:
     model = file["model"]
     if model.get("type", "BPE") != "BPE":
         raise TokenizerError(f"the model is {model['type']!r}; only byte-level BPE is read")
+    for option in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(option):
+            raise TokenizerError(f"the model has {option} {model[option]!r:.40}, which is not read")
     if file.get("normalizer"):
         raise TokenizerError(f"it normalises text ({file['normalizer'].get('type')!r})")
     vocab: dict[str, int] = dict(model["vocab"])
@@ -73,6 +76,11 @@ def _pre_tokenizer(steps: Mapping[str, Any], ignore_merges: bool) -> PreTokenize
             f"it cuts text by {', '.join(map(str, kinds))}; only Split and then ByteLevel is read"
         )
     split, byte_level = listed
-    if split.get("invert") or split["behavior"] != "Isolated" or byte_level.get("add_prefix_space"):
+    if (
+        split.get("invert")
+        or split["behavior"] != "Isolated"
+        or byte_level.get("add_prefix_space")
+        or byte_level.get("use_regex", True)
+    ):
         raise TokenizerError("it cuts text in a way that is not read")
     return PreTokenizer(split["pattern"]["Regex"], ignore_merges=ignore_merges)

@@ -12,7 +12,8 @@ from types import MappingProxyType
 
 from glimmer.checkpoints import Checkpoint
 from glimmer.checkpoints.json_file import read_object
-from glimmer.errors import InvalidParameterError, TokenizerError
+from glimmer.checkpoints.metadata import require_list
+from glimmer.errors import TokenizerError
 from glimmer.tokenizers import SentencePieceTokenizer, Tokenizer, decode_all, load_model
 from glimmer.tokenizers.sentence_piece import SentencePieceDetokenizer
 from glimmer.tokenizers.text import no_such_token
@@ -156,9 +157,14 @@ def has_tokenizer(checkpoint: Checkpoint) -> bool:
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     if checkpoint.format == "gguf":
-        data = bytes(checkpoint.metadata[GGUF_MODEL])
-        images = checkpoint.metadata.get(GGUF_IMAGE_TOKENS, 0)
         what = f"{checkpoint.path} ({GGUF_MODEL})"
+        numbers = require_list(
+            checkpoint.metadata, GGUF_MODEL, int, checkpoint.path, TokenizerError
+        )
+        if numbers and not 0 <= min(numbers) <= max(numbers) <= 255:
+            raise TokenizerError(f"{what} must be a list of bytes, but it holds other numbers.")
+        data = bytes(numbers)
+        images = _checked_images(checkpoint.metadata.get(GGUF_IMAGE_TOKENS, 0), what)
     else:
         file = checkpoint.file(FILE)
         assert file is not None, "has_tokenizer comes first"
@@ -186,9 +192,13 @@ def _image_tokens(checkpoint: Checkpoint) -> int:
     file = checkpoint.file("tokenizer_config.json")
     if file is None:
         return 20000 if checkpoint.metadata.get("vocab_size") == 150528 else 0
-    count = read_object(file).get("num_image_tokens", 20000)  # the default of the official class
+    # The default is the official class's.
+    return _checked_images(read_object(file).get("num_image_tokens", 20000), str(file))
+
+
+def _checked_images(count: object, what: str) -> int:
     if type(count) is not int or not 0 <= count <= 1_000_000:
-        raise InvalidParameterError(f"{file}: num_image_tokens is {count!r}; it must be a count")
+        raise TokenizerError(f"{what}: the number of image tokens is {count!r:.40}, no count.")
     return count
 
 
