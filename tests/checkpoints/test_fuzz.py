@@ -31,7 +31,11 @@ pytestmark = pytest.mark.slow
 ROUNDS = 1500
 MAX_SECONDS = 20
 A = np.arange(64, dtype=np.float32).reshape(8, 8)
-TENSORS = {"a": A, "b": A[0].astype(np.float16), "c": A.astype(np.int8)}
+TENSORS = {
+    "a": hf.stored(A),
+    "b": hf.stored(A[0].astype(np.float16)),
+    "c": hf.stored(A.astype(np.int8)),
+}
 
 
 def damaged(whole: bytes, choose: random.Random) -> bytes:
@@ -105,7 +109,7 @@ def test_weights(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
 def test_json_beside_the_weights(tmp_path: Path, name: str) -> None:
-    folder = hf.write_shards(tmp_path / "m", [{"a": A}, {"b": A}])
+    folder = hf.write_folder(tmp_path / "m", {"a": hf.stored(A)}, {"b": hf.stored(A)})
     whole = (folder / name).read_bytes()
 
     def read(data: bytes) -> None:

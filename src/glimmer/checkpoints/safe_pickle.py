@@ -5,13 +5,14 @@ name. This machine has neither. It knows the instructions that build plain data 
 names, for which it has inert stand-ins; anything else is an error that ends the program there.
 Nothing is ever imported, called or constructed but what is in this file.
 
-Memory is bounded by the program's own length: strings are slices of it, integers are short, and
-every other instruction adds one reference. Instructions: pickletools of the standard library.
+Time and memory are bounded by the program's own length: strings are slices of it, integers are
+short, every other instruction adds one reference, and a call takes a few arguments and copies
+nothing, so that naming a large value a thousand times costs no more than naming a small one.
+Instructions: pickletools of the standard library.
 """
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,13 @@ from typing import Any
 
 from glimmer.errors import MalformedCheckpointError, UnsafeCheckpointError
 
-MAX_BYTES = 1 << 28
-"""Of a pickle; the weights lie outside."""
+MAX_BYTES = 1 << 25
+"""Of a pickle: some 200,000 tensors. The weights lie outside."""
+MAX_DIMS = 8
+_MAX_ARGUMENTS = 8
 _MAX_INT_BYTES = 16
 _MAX_NAME_BYTES = 512
+_MAX_NUMBER_KEY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +77,36 @@ def _shown(value: object) -> str:
 
 def _set_items(target: dict[Any, Any], items: Sequence[Any]) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # Not any tuple: the hash of one that holds itself many times over never ends.
-        if not isinstance(key, (str, int)):
+        # Not any tuple: the hash of one that holds itself many times over never ends. Nor any
+        # number: a dictionary of numbers that were chosen to collide takes hours to fill.
+        if not isinstance(key, str) and not (type(key) is int and abs(key) < _MAX_NUMBER_KEY):
             raise TypeError(f"{_shown(key)} as a key")
         target[key] = value
 
 
-def _ordered_dict(pairs: Sequence[Any] = ()) -> dict[Any, Any]:
-    made: dict[Any, Any] = {}
-    for pair in pairs:
-        _set_items(made, list(pair))
-    return made
+def _ordered_dict() -> dict[Any, Any]:
+    return {}  # its items come by instructions of their own
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_rest: Any) -> Tensor:
-    if not isinstance(storage, Storage) or len(shape) != len(strides):
-        raise ValueError("a tensor without a storage, or with more strides than sizes")
+    if not isinstance(storage, Storage):
+        raise TypeError("a tensor without a storage")
+    if not isinstance(shape, tuple) or not isinstance(strides, tuple):
+        raise TypeError("a tensor without sizes and strides")
+    if len(shape) != len(strides) or len(shape) > MAX_DIMS:
+        raise ValueError(f"a tensor of {len(shape)} sizes and {len(strides)} strides")
     for number in (offset, *shape, *strides):
         if type(number) is not int or not 0 <= number < 1 << 48:
             raise ValueError(f"{_shown(number)} in a tensor's offset, sizes and strides")
-    return Tensor(storage, offset, tuple(shape), tuple(strides))
+    return Tensor(storage, offset, shape, strides)
 
 
 def _rebuild_parameter(tensor: Any, *_rest: Any) -> Any:
     return tensor
 
 
-def _size(numbers: Any = ()) -> tuple[Any, ...]:
-    return tuple(numbers)
+def _size(sizes: Any) -> Any:
+    return sizes
 
 
 _GLOBALS: dict[str, _Global] = {
@@ -124,12 +130,14 @@ class PickleReader:
     ``what`` names the data in errors.
     """
 
-    def __init__(self, data: bytes | mmap.mmap, what: str, position: int = 0) -> None:
+    def __init__(self, data: bytes, what: str, position: int = 0) -> None:
         self._data = data
         self._what = what
         self.position = position
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self.storages: dict[str, Storage] = {}
+        """All that the pickles mentioned, by key."""
 
     def load(self) -> Any:
         """The next pickle's value: plain data, ``Storage`` and ``Tensor``.
@@ -148,9 +156,12 @@ class PickleReader:
                     (value,) = self._stack
                     return value
                 run = codes.get(code)
-                if run is None:
-                    raise self._unsafe(_NAMES.get(code, f"the instruction {code:#04x}"))
-                run(self)
+                if run is not None:
+                    run(self)
+                elif code in _UNSAFE:
+                    raise self._unsafe(_UNSAFE[code])
+                else:
+                    raise ValueError(f"the instruction {code:#04x}")
         except (LookupError, TypeError, ValueError, struct.error) as error:
             raise MalformedCheckpointError(
                 f"{self._what} is not a pickle that PyTorch writes, or is damaged at byte "
@@ -234,15 +245,15 @@ class PickleReader:
         if not isinstance(function, _Global) or function.make is None:
             name = function.name if isinstance(function, _Global) else _shown(function)
             raise self._unsafe(f"a call of {name}")
-        if not isinstance(arguments, tuple):
-            raise TypeError("a call without arguments")
+        if not isinstance(arguments, tuple) or len(arguments) > _MAX_ARGUMENTS:
+            raise TypeError("a call without arguments, or with too many")
         self._push(function.make(*arguments))
 
     def _build(self) -> None:
         # A state dict carries the versions of its modules this way; they say nothing of weights.
         state = self._stack.pop()
         self._top(dict)
-        if not isinstance(state, dict) or set(state) != {"_metadata"}:
+        if not isinstance(state, dict) or state.keys() != {"_metadata"}:
             raise self._unsafe("the setting of an object's state")
 
     def _persistent(self) -> None:
@@ -259,9 +270,16 @@ class PickleReader:
                 raise ValueError(f"{_shown(number)} as a storage's number of elements")
         if not isinstance(key, str):
             raise TypeError(f"{_shown(key)} as the key of a storage")
-        self._push(Storage(dtype.value, key, count, first))
+        storage = Storage(dtype.value, key, count, first)
+        known = self.storages.setdefault(key, storage)
+        if known.dtype != storage.dtype:
+            raise ValueError(f"a storage of {known.dtype} and {storage.dtype}")
+        self._push(storage)
 
     def _memoize(self, index: int) -> None:
+        # In turn; Python 2 counted from 1.
+        if index > len(self._memo) + 1:
+            raise ValueError(f"a memo of {len(self._memo)} gets number {index}")
         self._memo[index] = self._stack[-1]
 
 
@@ -333,7 +351,7 @@ _INSTRUCTIONS: dict[int, Callable[[PickleReader], None]] = {
     ord("h"): lambda r: r._push(r._memo[r._number("<B")]),
     ord("j"): lambda r: r._push(r._memo[r._number("<I")]),
 }
-_NAMES = {
+_UNSAFE = {
     ord("i"): "the construction of an object (INST)",
     ord("o"): "the construction of an object (OBJ)",
     0x81: "the construction of an object (NEWOBJ)",

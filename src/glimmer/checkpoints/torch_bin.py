@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from glimmer.checkpoints.checkpoint import TensorInfo
 from glimmer.checkpoints.mapped_file import MappedFile
-from glimmer.checkpoints.safe_pickle import MAX_BYTES, PickleReader, Storage, Tensor
+from glimmer.checkpoints.safe_pickle import MAX_BYTES, MAX_DIMS, PickleReader, Tensor
 from glimmer.errors import MalformedCheckpointError
 
 Bytes = npt.NDArray[np.uint8]
@@ -38,15 +38,15 @@ _ITEM_BYTES = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _LEGACY_HEAD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_ZIP_HEAD = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
-_MAX_DIMS = 8
 # The keys under which training scripts put a network's weights beside other things.
 _WRAPPERS = ("state_dict", "model", "module")
 
 
 def is_torch(head: bytes) -> bool:
     """Whether a file that begins with ``head`` looks like one."""
-    return head.startswith((b"PK\x03\x04", _LEGACY_HEAD))
+    return head.startswith((_ZIP_HEAD, _LEGACY_HEAD))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,14 @@ class TorchFile:
     format = "torch"
 
     def __init__(self, path: Path) -> None:
-        self._file = MappedFile(path)
-        zipped = self._file.data[:4] == b"PK\x03\x04"
-        value, runs = _read_zip(self._file) if zipped else _read_legacy(self._file)
+        self.path = path
+        self._file = file = MappedFile(path)
+        value, runs = _read_zip(file) if file.data[:4] == _ZIP_HEAD else _read_legacy(file)
         self._strides: dict[str, tuple[int, ...]] = {}
         tensors = {}
         for name, tensor in _state_dict(value, path).items():
             tensors[name] = info = _place(name, tensor, runs, path)
-            if not _is_contiguous(tensor):
+            if info.size_bytes and not _is_contiguous(tensor):
                 self._strides[name] = tuple(n * _ITEM_BYTES[info.dtype] for n in tensor.strides)
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(tensors)
 
@@ -119,25 +119,27 @@ def _read_zip(file: MappedFile) -> tuple[Any, dict[str, _Run]]:
     def bounds(entry: zipfile.ZipInfo) -> tuple[int, int]:
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
             raise _malformed(path, f"the entry {entry.filename!r} is compressed or encrypted")
-        head = file.data[entry.header_offset : entry.header_offset + _LOCAL_HEADER.size]
-        if len(head) < _LOCAL_HEADER.size or head[:4] != b"PK\x03\x04":
+        first = entry.header_offset  # negative where the directory is not where it claims to be
+        head = file.data[first : first + _LOCAL_HEADER.size] if first >= 0 else b""
+        if len(head) < _LOCAL_HEADER.size or head[:4] != _ZIP_HEAD:
             raise _malformed(path, f"the entry {entry.filename!r} has no header")
         *_, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(head)
-        start = entry.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
+        start = first + _LOCAL_HEADER.size + name_bytes + extra_bytes
         if start + entry.file_size > len(file):
             raise _malformed(path, f"the entry {entry.filename!r} ends beyond the file")
         return start, entry.file_size
 
     if (order := entries.get(root + "byteorder")) is not None:
         start, size = bounds(order)
-        if file.data[start : start + size] != b"little":
+        if file.data[start : start + min(size, 8)] != b"little":
             raise _malformed(path, "its numbers are big endian, which is not read")
     start, size = bounds(entries[pickles[0]])
     if size > MAX_BYTES:
         raise _malformed(path, f"data.pkl has {size} bytes, at most {MAX_BYTES} are read")
-    value = PickleReader(file.data[start : start + size], f"{path} ({pickles[0]})").load()
+    reader = PickleReader(file.data[start : start + size], f"{path} ({pickles[0]})")
+    value = reader.load()
     runs = {}
-    for storage in _storages(value):
+    for storage in reader.storages.values():
         entry = entries.get(f"{root}data/{storage.key}")
         if entry is None:
             raise _malformed(path, f"the storage {storage.key!r:.40} has no entry")
@@ -150,7 +152,7 @@ def _read_zip(file: MappedFile) -> tuple[Any, dict[str, _Run]]:
 
 def _read_legacy(file: MappedFile) -> tuple[Any, dict[str, _Run]]:
     path = file.path
-    reader = PickleReader(file.data, str(path))
+    reader = PickleReader(file.data[:MAX_BYTES], str(path))
     if reader.load() != _LEGACY_MAGIC or reader.load() != _LEGACY_PROTOCOL:
         raise _malformed(path, "it has not the numbers that such a file begins with")
     machine = reader.load()
@@ -159,29 +161,20 @@ def _read_legacy(file: MappedFile) -> tuple[Any, dict[str, _Run]]:
     value, keys = reader.load(), reader.load()
     if not isinstance(keys, list):
         raise _malformed(path, "the list of its storages is missing")
-    dtypes = {storage.key: storage.dtype for storage in _storages(value)}
     runs, position = {}, reader.position
     for key in keys:
-        if not isinstance(key, str) or key not in dtypes:
+        if not isinstance(key, str) or key not in reader.storages:
             raise _malformed(path, "it lists a storage that no tensor uses")
+        dtype = reader.storages[key].dtype
         head = file.data[position : position + 8]
         count = int.from_bytes(head, "little")
         position += 8
-        size = count * _ITEM_BYTES[dtypes[key]]
+        size = count * _ITEM_BYTES[dtype]
         if len(head) < 8 or position + size > len(file):
             raise _malformed(path, f"the storage {key!r:.40} ends beyond the file")
-        runs[key] = _Run(dtypes[key], position, count)
+        runs[key] = _Run(dtype, position, count)
         position += size
     return value, runs
-
-
-def _storages(value: Any) -> list[Storage]:
-    """Of the tensors in a state dict, or in one that is wrapped."""
-    found = []
-    for items in (value, *(value.get(key) for key in _WRAPPERS if isinstance(value, dict))):
-        if isinstance(items, dict):
-            found += [t.storage for t in items.values() if isinstance(t, Tensor)]
-    return found
 
 
 def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
@@ -217,14 +210,14 @@ def _place(name: str, tensor: Tensor, runs: Mapping[str, _Run], path: Path) -> T
     if run is None or run.dtype != storage.dtype:
         raise _malformed(path, f"tensor {name!r:.80} has no storage of its type")
     count = math.prod(tensor.shape)
+    assert len(tensor.shape) <= MAX_DIMS, "the pickle's reader sees to it"
     first = storage.first_element + tensor.offset
     last = first + sum(
         (size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True)
     )
     # As many elements as the storage has at most: a stride of 0 could claim any number of them.
-    if len(tensor.shape) > _MAX_DIMS or count > run.num_elements or (
-        count > 0 and last >= run.num_elements
-    ):  # fmt: skip
+    within = last < run.num_elements if count else first <= run.num_elements
+    if count > run.num_elements or not within:
         raise _malformed(
             path,
             f"tensor {name!r:.80} of shape {list(tensor.shape)} reaches beyond its storage of "
