@@ -26,6 +26,8 @@ def new_file(target: Path, *, size_bytes: int = 0, overwrite: bool = False) -> I
         OutputError: the disk holds less than ``size_bytes``, or writing fails.
     """
     _check(target, size_bytes, overwrite)
+    if target.is_dir():
+        raise InvalidParameterError(f"{target} is a folder; give the name of a file in it.")
     with _errors(target):
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         temporary = Path(name)
@@ -35,6 +37,7 @@ def new_file(target: Path, *, size_bytes: int = 0, overwrite: bool = False) -> I
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.chmod(0o666 & ~_umask())  # mkstemp's file is its owner's alone
+            _refuse_existing(target, overwrite)  # writing took long
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -45,9 +48,11 @@ def new_file(target: Path, *, size_bytes: int = 0, overwrite: bool = False) -> I
 def new_folder(target: Path, *, size_bytes: int = 0, overwrite: bool = False) -> Iterator[Path]:
     """An empty folder that becomes ``target`` when the block ends well; raises as ``new_file``.
 
-    With ``overwrite`` the old folder stays until the new one is complete.
+    With ``overwrite`` the old folder stays until the new one is complete; one that holds folders is
+    not replaced, since it is more than a model.
     """
     _check(target, size_bytes, overwrite)
+    _refuse_folders_inside(target)
     with _errors(target):
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
@@ -55,11 +60,10 @@ def new_folder(target: Path, *, size_bytes: int = 0, overwrite: bool = False) ->
             for file in temporary.iterdir():
                 _sync(file)
             temporary.chmod(0o777 & ~_umask())
+            _refuse_existing(target, overwrite)
             if target.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-                target.rename(old / target.name)
-                temporary.rename(target)
-                shutil.rmtree(old)
+                _refuse_folders_inside(target)
+                _replace_folder(target, temporary)
             else:
                 temporary.rename(target)
         except BaseException:
@@ -67,12 +71,49 @@ def new_folder(target: Path, *, size_bytes: int = 0, overwrite: bool = False) ->
             raise
 
 
-def _check(target: Path, size_bytes: int, overwrite: bool) -> None:
+def _replace_folder(target: Path, new: Path) -> None:
+    """For a moment nothing is at ``target``; whatever goes wrong then, the old one returns."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    old = aside / target.name
+    try:
+        target.rename(old)
+        new.rename(target)
+    except BaseException:
+        if not target.exists():
+            old.rename(target)
+        shutil.rmtree(aside)
+        raise
+    try:
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise OutputError(
+            f"{target} is written, but what it replaces could not be deleted: "
+            f"{error.strerror or error}. Delete {aside} yourself."
+        ) from error
+
+
+def _refuse_existing(target: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         raise InvalidParameterError(
             f"{target} exists already. Give another name, or allow overwriting it (--force)."
         )
+
+
+def _refuse_folders_inside(target: Path) -> None:
     with _errors(target):
+        inside = target.is_dir() and next((f for f in target.iterdir() if f.is_dir()), None)
+    if inside:
+        raise InvalidParameterError(
+            f"{target} holds folders, such as {inside.name}, and not just a model: it is not "
+            "overwritten. Give another name, or delete it yourself."
+        )
+
+
+def _check(target: Path, size_bytes: int, overwrite: bool) -> None:
+    if "\0" in str(target):
+        raise InvalidParameterError(f"{str(target)!r} cannot be the name of a file.")
+    with _errors(target):
+        _refuse_existing(target, overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
     if free < size_bytes:
