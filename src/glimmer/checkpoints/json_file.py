@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from glimmer.errors import MalformedCheckpointError
 
 MAX_BYTES = 100_000_000
 """No header, index or config comes near this."""
+_MAX_DEPTH = 64
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Raises MalformedCheckpointError: not a JSON object, a key twice, or far too large."""
+    """Raises MalformedCheckpointError: not a JSON object, a key twice, far too large or deep."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise MalformedCheckpointError(
@@ -39,9 +41,8 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise MalformedCheckpointError(f"{what} has the key {twice!r} twice; it is damaged")
+            (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+            raise MalformedCheckpointError(f"{what} has the key {twice!r:.80} twice; it is damaged")
         return found
 
     try:
@@ -54,4 +55,24 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
         raise MalformedCheckpointError(
             f"{what} holds a {type(value).__name__}, but it must be an object ({{...}})"
         )
+    _refuse_depth(value, what)
     return value
+
+
+def _refuse_depth(value: dict[str, Any], what: str) -> None:
+    """Whoever takes the value apart, or shows a part of it in an error, may do so by recursion."""
+    level: list[Any] = [value]
+    for _ in range(_MAX_DEPTH):
+        inside: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inside += item.values()
+            elif isinstance(item, list):
+                inside += item
+        if not inside:
+            return
+        level = inside
+    raise MalformedCheckpointError(
+        f"{what} is nested more than {_MAX_DEPTH} levels deep; it is not what its name says: "
+        "download it again"
+    )

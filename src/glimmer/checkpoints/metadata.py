@@ -64,5 +64,7 @@ def require_list(
 def _show(value: object) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return f"an object of {len(value)}"
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
