@@ -9,9 +9,10 @@ from glimmer.checkpoints.checkpoint import Checkpoint
 from glimmer.checkpoints.content import HEAD_BYTES
 from glimmer.checkpoints.folder import CONFIG, FolderCheckpoint
 from glimmer.checkpoints.gguf import GGUFCheckpoint
+from glimmer.checkpoints.mapped_file import MappedFile
 from glimmer.checkpoints.safetensors import is_safetensors
 from glimmer.checkpoints.torch_bin import is_torch
-from glimmer.errors import UnknownFormatError
+from glimmer.errors import ModelNotFoundError, UnknownFormatError
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -22,6 +23,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     file of another format, and the errors of ``GGUFCheckpoint`` and ``FolderCheckpoint``.
     """
     path = Path(path)
+    try:
+        return _open(path)
+    except OSError as error:  # no right to look into a folder, a name that is too long ...
+        raise ModelNotFoundError(f"{path} cannot be opened: {error}") from error
+
+
+def _open(path: Path) -> Checkpoint:
     if path.is_dir():
         if not (path / CONFIG).is_file() and len(files := sorted(path.glob("*.gguf"))) > 0:
             if len(files) == 1:
@@ -31,9 +39,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
                 f"{path} holds several models: {shown}. Give the path of one of them."
             )
         return FolderCheckpoint(path)
-    if path.is_file():
-        with path.open("rb") as stream:
-            head = stream.read(HEAD_BYTES)
-        if is_torch(head) or is_safetensors(head):
-            return FolderCheckpoint(path.parent, weights=path)
+    head = MappedFile(path).data[:HEAD_BYTES]
+    if is_torch(head) or is_safetensors(head):
+        return FolderCheckpoint(path.parent, weights=path)
     return GGUFCheckpoint(path)

@@ -12,6 +12,7 @@ library since numpy, through which the library gives tensors, has no bfloat16.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -50,6 +51,7 @@ class SafetensorsFile:
     format = "safetensors"
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = MappedFile(path)
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(_read_header(self._file))
 
@@ -103,15 +105,15 @@ def _tensor(name: str, entry: Any, start: int, room: int, path: Path) -> TensorI
     kind = entry["dtype"]
     if not isinstance(kind, str) or kind not in _DTYPES:
         raise UnsupportedTensorTypeError(
-            f"{path}: tensor {name!r} has the type {kind!r:.40}, which is not known; known are "
-            f"{', '.join(_DTYPES)}"
+            f"{path}: tensor {name!r} has the type {reprlib.repr(kind)}, which is not known; known "
+            f"are {', '.join(_DTYPES)}"
         )
     shape, offsets = entry["shape"], entry["data_offsets"]
     for numbers, what in ((shape, "shape"), (offsets, "data_offsets")):
         if not isinstance(numbers, list) or not all(
             type(n) is int and 0 <= n < 1 << 48 for n in numbers
         ):
-            raise malformed(f"has the {what} {numbers!r:.60}")
+            raise malformed(f"has the {what} {reprlib.repr(numbers)}")
     if len(shape) > _MAX_DIMS or len(offsets) != 2:
         raise malformed(f"has {len(shape)} dimensions and {len(offsets)} offsets")
     first, last = offsets
