@@ -58,10 +58,15 @@ struct Sampling {
   Vector<int32_t> bias_ids;
   Vector<float> bias_values;
   Vector<int32_t> bias_offsets;
+  Tables allowed;                // [masks][words], of 32 tokens each
+  Vector<int32_t> allowed_rows;  // the mask of each row; -1 for none
 
   template <class T>
   static std::span<const T> piece(const Vector<T>& flat, const Vector<int32_t>& offsets, size_t i) {
     return {flat.data() + offsets(i), flat.data() + offsets(i + 1)};
+  }
+  const uint32_t* allowed_words(int mask) const {
+    return reinterpret_cast<const uint32_t*>(allowed.data() + mask * allowed.shape(1));
   }
   RowSampling row(size_t i) const {
     return {.temperature = temperature(i),
@@ -76,7 +81,8 @@ struct Sampling {
             .history = piece(history, history_offsets, i),
             .prompt_length = prompt_lengths(i),
             .bias_ids = piece(bias_ids, bias_offsets, i),
-            .bias_values = piece(bias_values, bias_offsets, i)};
+            .bias_values = piece(bias_values, bias_offsets, i),
+            .allowed = allowed_rows(i) < 0 ? nullptr : allowed_words(allowed_rows(i))};
   }
 };
 
@@ -145,7 +151,10 @@ NB_MODULE(_core, m) {
   });
 
   nb::enum_<Form>(m, "Form").value("int8", Form::kInt8).value("int16", Form::kInt16);
-  nb::enum_<KVDType>(m, "KVDType").value("float32", KVDType::kF32).value("float16", KVDType::kF16);
+  nb::enum_<KVDType>(m, "KVDType")
+      .value("float32", KVDType::kF32)
+      .value("float16", KVDType::kF16)
+      .value("int8", KVDType::kI8);
   nb::enum_<Norm>(m, "Norm").value("rms", Norm::kRms).value("layer", Norm::kLayer);
   nb::enum_<NormPlace>(m, "NormPlace")
       .value("pre", NormPlace::kPre)
@@ -207,6 +216,7 @@ NB_MODULE(_core, m) {
   nb::class_<KVCache>(m, "KVCache")
       .def("__init__", [](KVCache* self, const Decoder& decoder, KVDType dtype,
                           int num_blocks) { new (self) KVCache(decoder, dtype, num_blocks); })
+      .def("copy_block", &KVCache::copy_block)
       .def_prop_ro("num_blocks", &KVCache::num_blocks)
       .def_prop_ro("size_bytes", &KVCache::size_bytes);
   m.def("kv_block_bytes", &KVCache::block_bytes);
@@ -215,7 +225,7 @@ NB_MODULE(_core, m) {
       .def(nb::init<Vector<float>, Vector<int32_t>, Vector<float>, Vector<float>, Vector<uint64_t>,
                     Vector<int64_t>, Vector<float>, Vector<float>, Vector<float>, Vector<int32_t>,
                     Vector<int32_t>, Vector<int32_t>, Vector<int32_t>, Vector<float>,
-                    Vector<int32_t>>());
+                    Vector<int32_t>, Tables, Vector<int32_t>>());
 
   nb::class_<Decoder>(m, "Decoder")
       .def(nb::init<const Architecture&, int, const std::string&, Form>())

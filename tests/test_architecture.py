@@ -50,8 +50,11 @@ def _modules_after(statement: str) -> set[str]:
 def test_public_surface() -> None:
     assert glimmer.__all__ == [
         "LLM",
+        "AsyncLLM",
+        "Constraint",
         "GlimmerError",
         "LoadedModel",
+        "LoopLimits",
         "Message",
         "ModelSummary",
         "RequestOutput",

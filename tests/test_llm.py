@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import glimmer
-from glimmer import llm as llm_module
+from glimmer import session
 from glimmer.errors import InvalidParameterError, OutOfMemoryError, PromptTooLongError
-from glimmer.llm import parse_bytes
 from glimmer.loader import LoadedModel
+from glimmer.session import parse_bytes
 from tests.support.tiny_gguf import tiny_gguf
 
 GREEDY = glimmer.SamplingParams(temperature=0, max_new_tokens=12, ignore_eos=True)
@@ -60,8 +62,8 @@ def test_closing_a_stream_frees_its_place(model: LoadedModel) -> None:
     stream = llm.generate("Hello", GREEDY, stream=True)
     next(stream)
     stream.close()
-    assert llm._engine.num_unfinished == 0
-    llm._engine.check_integrity()
+    assert llm._session.engine.num_unfinished == 0
+    llm._session.engine.check_integrity()
     assert llm.generate("dog", GREEDY)[0].finish_reason == "length"
 
 
@@ -158,7 +160,7 @@ def test_requests_that_are_refused_leave_the_others_alone(llm: glimmer.LLM) -> N
         llm.generate([[1]], glimmer.SamplingParams(logit_bias={5000: 1.0}))
     with pytest.raises(InvalidParameterError, match="one params for all"):
         llm.generate([[1]], [GREEDY, GREEDY])
-    assert llm._engine.num_unfinished == 0
+    assert llm._session.engine.num_unfinished == 0
     assert llm.generate("dog", GREEDY)[0].finish_reason == "length"
 
 
@@ -178,7 +180,7 @@ def test_memory_of_the_cache(model: LoadedModel, monkeypatch: pytest.MonkeyPatch
         glimmer.LLM(model, kv_memory="much")
     small = glimmer.LLM(model, kv_memory="20KiB")  # two blocks of 8 KiB
     assert small.max_model_len == 64
-    monkeypatch.setattr(llm_module, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(session, "available_memory", lambda: 2**20)
     with pytest.raises(OutOfMemoryError, match="are free"):
         glimmer.LLM(model, kv_memory="2GiB")
 
@@ -200,3 +202,115 @@ def test_a_token_that_the_tokenizer_does_not_know_says_nothing(tmp_path: Path) -
     output = glimmer.LLM(model).chat([{"role": "user", "content": "x"}], params)
     assert output.token_ids == (unknown,) * 3
     assert output.text == ""
+
+
+def test_several_answers_to_one_prompt(llm: glimmer.LLM) -> None:
+    def params(**values: Any) -> glimmer.SamplingParams:
+        return glimmer.SamplingParams(
+            **{"temperature": 1.5, "top_p": 1.0, "max_new_tokens": 6, "ignore_eos": True, **values}
+        )
+
+    prompt = "a prompt of more than one block, so that some of it is shared by all the answers"
+    (output,) = llm.generate(prompt, params(seed=5, n=4))
+    assert [o.choice for o in output.choices] == [0, 1, 2, 3]
+    assert output.choices[0].token_ids == output.token_ids
+    for number, answer in enumerate(output.choices):
+        (alone,) = llm.generate(prompt, params(seed=5 + number))
+        assert answer.token_ids == alone.token_ids
+        assert alone.choices == ()
+    assert len({o.text for o in output.choices}) > 1
+    assert output.choices[1].usage.cached_tokens == output.usage.prompt_tokens - 1
+    streamed: dict[int, str] = {}
+    for piece in llm.generate(prompt, params(seed=5, n=4), stream=True):
+        streamed[piece.choice] = streamed.get(piece.choice, "") + piece.delta
+    assert streamed == {o.choice: o.text for o in output.choices}
+
+
+def test_the_best_of_several(llm: glimmer.LLM) -> None:
+    values: dict[str, Any] = {"temperature": 1.5, "top_p": 1.0, "seed": 1, "ignore_eos": True}
+    values["max_new_tokens"] = 6
+    (scored,) = llm.generate("Hello", glimmer.SamplingParams(n=6, logprobs=0, **values))
+    means = {
+        answer.token_ids: sum(entry.logprob for entry in answer.logprobs or ()) / 6
+        for answer in scored.choices
+    }
+    ranked = sorted(means, key=lambda token_ids: -means[token_ids])
+    (output,) = llm.generate("Hello", glimmer.SamplingParams(n=2, best_of=6, **values))
+    assert [o.token_ids for o in output.choices] == ranked[:2]
+    assert [o.choice for o in output.choices] == [0, 1]
+    assert output.logprobs is None
+    (best,) = llm.generate("Hello", glimmer.SamplingParams(best_of=6, **values))
+    assert best.token_ids == ranked[0]
+    with pytest.raises(InvalidParameterError, match="cannot be streamed"):
+        llm.generate("Hello", glimmer.SamplingParams(best_of=2), stream=True)
+    assert llm._session.engine.num_unfinished == 0
+
+
+def test_an_answer_that_runs_in_a_circle_is_ended_in_a_chat(tmp_path: Path) -> None:
+    llm = glimmer.LLM(tiny_gguf(tmp_path / "long.gguf", max_position=2048))
+    (letter,) = llm.model.tokenizer.encode("x")
+    values: dict[str, Any] = {"temperature": 0, "max_new_tokens": 300, "logit_bias": {letter: 100}}
+    circle = glimmer.SamplingParams(**values)
+    messages = [{"role": "user", "content": "Hello"}]
+    output = llm.chat(messages, circle)
+    assert (output.finish_reason, output.usage.completion_tokens) == ("repetition", 128)
+    assert output.text == "x" * 128
+    assert llm.generate("Hello", circle)[0].finish_reason == "length"
+    assert llm.generate("Hello", replace(circle, loop_guard=True))[0].finish_reason == "repetition"
+    assert llm.chat(messages, replace(circle, loop_guard=False)).finish_reason == "length"
+    limits = glimmer.LoopLimits(min_tokens=9)
+    assert llm.chat(messages, replace(circle, loop_guard=limits)).text == "x" * 9
+
+
+def test_a_failure_among_others_is_told_in_its_place(
+    llm: glimmer.LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native, step = llm.model.native, llm.model.native.step
+    (poison,) = llm.model.tokenizer.encode("z")
+
+    def failing(cache: Any, given: Any) -> Any:
+        if poison in given.token_ids:
+            raise MemoryError
+        return step(cache, given)
+
+    monkeypatch.setattr(native, "step", failing)
+    params = replace(GREEDY, logit_bias={poison: -100})
+    fine, bad, also_fine = llm.generate(["Hello", "z", "dog"], params)
+    assert isinstance(bad.error, OutOfMemoryError)
+    assert bad.finish_reason == "error"
+    assert fine.finish_reason == also_fine.finish_reason == "length"
+    with pytest.raises(OutOfMemoryError):
+        llm.generate("z", params)
+    with pytest.raises(OutOfMemoryError):
+        list(llm.generate("z", params, stream=True))
+
+
+def test_the_prefix_cache_is_told_and_may_be_left_out(model: LoadedModel) -> None:
+    prompt = [3 + i % 50 for i in range(100)]
+    llm = glimmer.LLM(model)
+    first, second = (llm.generate([prompt], GREEDY)[0] for _ in range(2))
+    assert (first.usage.cached_tokens, second.usage.cached_tokens) == (0, 96)
+    assert first.token_ids == second.token_ids
+    assert llm.stats.num_cached_tokens == 96
+    plain = glimmer.LLM(model, prefix_caching=False, speculation=False)
+    for _ in range(2):
+        output = plain.generate([prompt], GREEDY)[0]
+        assert (output.token_ids, output.usage.cached_tokens) == (first.token_ids, 0)
+    assert plain.stats.num_drafts == 0
+
+
+def test_an_int8_cache_is_half_as_large(model: LoadedModel) -> None:
+    half = glimmer.LLM(model, kv_cache="float16", max_num_seqs=1)
+    quarter = glimmer.LLM(model, kv_cache="int8", max_num_seqs=1)
+    # And a scale for each token and head of 16 channels, which is much for so few.
+    assert quarter.kv_cache_bytes == half.kv_cache_bytes * (16 + 4) / 32
+    assert quarter.generate("Hello", GREEDY)[0].finish_reason == "length"
+    with pytest.raises(InvalidParameterError, match="auto, float16, float32, int8"):
+        glimmer.LLM(model, kv_cache="int4")  # type: ignore[arg-type]
+
+
+def test_a_bar_counts_prompts(llm: glimmer.LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    llm.generate(["Hello", "dog"], GREEDY, progress=True)
+    captured = capsys.readouterr()
+    assert "2/2" in captured.err
+    assert captured.out == ""

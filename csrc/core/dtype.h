@@ -58,8 +58,8 @@ constexpr int index(Form f) { return static_cast<int>(f); }
 constexpr unsigned bit(Form f) { return 1u << index(f); }
 
 // How the KV cache stores keys and values.
-enum class KVDType : uint8_t { kF32, kF16 };
-inline constexpr int kNumKVDTypes = 2;
+enum class KVDType : uint8_t { kF32, kF16, kI8 };
+inline constexpr int kNumKVDTypes = 3;
 constexpr int index(KVDType t) { return static_cast<int>(t); }
 
 // Throws Error(kUnsupportedTensorType) that lists the names that are allowed.

@@ -35,18 +35,24 @@ class KVCache {
   // fill different slots at once.
   void append(const Kernels& kernels, int block, int slot, int layer, int head, const float* key,
               const float* value);
-  // [head_dim][32] of float or float16
+  // Copies all layers of a block: for a sequence that goes its own way in a block it shared. Throws
+  // Error(kInvalidParameter): no such block.
+  void copy_block(int from, int to);
+  // [head_dim][32] of float, float16 or int8; behind int8 a float scale per token, [32]
   void* keys(int block, int layer, int head) const {
     return pages_.data() +
            ((static_cast<size_t>(block) * num_layers_ + layer) * num_heads_ + head) * page_bytes_;
   }
-  // [32][padded_channels(head_dim)]
+  // [32][padded_channels(head_dim)]; likewise
   void* values(int block, int layer, int head) const {
     return static_cast<uint8_t*>(keys(block, layer, head)) + key_bytes_;
   }
 
  private:
+  size_t block_stride() const { return page_bytes_ * num_heads_ * num_layers_; }
   void fill_prefix(const Decoder& decoder);
+  void append_int8(const Kernels& kernels, int slot, int8_t* keys, int8_t* values, const float* key,
+                   const float* value);
 
   KVDType dtype_;
   int num_blocks_, num_layers_, num_heads_, head_dim_, prefix_length_;

@@ -67,6 +67,7 @@ void Sampler::reserve() {
 void Sampler::sample(const RowSampling& row, float* logits, int num_logprobs, RowResult& result) {
   if (!usable(logits, vocab_size_)) return;
   if (num_logprobs >= 0) log_probabilities(logits, num_logprobs, result);
+  if (row.allowed) rule_out(row.allowed, logits);
   if (!row.bias_ids.empty() || penalises(row)) {
     for (size_t i = 0; i < row.bias_ids.size(); ++i) logits[row.bias_ids[i]] += row.bias_values[i];
     penalise(row, logits);
@@ -87,6 +88,17 @@ void Sampler::log_probabilities(const float* logits, int num_logprobs, RowResult
   for (auto it = ids_.begin(); it != end; ++it) {
     result.top_ids[it - ids_.begin()] = *it;
     result.top_logprobs[it - ids_.begin()] = logprobs_[*it];
+  }
+}
+
+void Sampler::rule_out(const uint32_t* allowed, float* logits) const {
+  for (int first = 0; first < vocab_size_; first += 32) {
+    const uint32_t bits = allowed[first / 32];
+    if (bits == ~uint32_t{0}) continue;
+    const int n = std::min(32, vocab_size_ - first);
+    for (int i = 0; i < n; ++i) {
+      if (!(bits >> i & 1)) logits[first + i] = -std::numeric_limits<float>::infinity();
+    }
   }
 }
 

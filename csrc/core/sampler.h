@@ -1,5 +1,5 @@
-// Chooses a token from a row of logits. The order of operations is that of SamplingParams: logit
-// bias, penalties, temperature, min_p, top_k, top_p, draw.
+// Chooses a token from a row of logits. The order of operations is that of SamplingParams: the
+// tokens that are allowed, logit bias, penalties, temperature, min_p, top_k, top_p, draw.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,8 @@ struct RowSampling {
   int prompt_length = 0;
   std::span<const int32_t> bias_ids = {};
   std::span<const float> bias_values = {};
+  // A bit per token, the lowest first: those that may be chosen. Null: all.
+  const uint32_t* allowed = nullptr;
 };
 
 struct RowResult {
@@ -52,6 +54,7 @@ class Sampler {
 
  private:
   void log_probabilities(const float* logits, int num_logprobs, RowResult& result);
+  void rule_out(const uint32_t* allowed, float* logits) const;
   void penalise(const RowSampling& row, float* logits);
   int32_t draw(const RowSampling& row, const float* logits);
 

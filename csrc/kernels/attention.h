@@ -1,9 +1,10 @@
 // Attention of up to 16 query rows that share a KV head over one split of 512 keys.
 //
 // Keys lie transposed in pages of 32 tokens ([channel][token]), values as they are ([token]
-// [channel]), in float16 or float32. A split starts at a multiple of 512 in the sequence, so the
-// sums of a row depend on nothing but the row and its keys. Inside a split: all scores, the exact
-// maximum, one pass of exp, then the weighted values, key by key. Splits are merged left to right.
+// [channel]), in float16, float32 or int8, the last with a float32 scale per token behind them. A
+// split starts at a multiple of 512 in the sequence, so the sums of a row depend on nothing but the
+// row and its keys. Inside a split: all scores, the exact maximum, one pass of exp, then the
+// weighted values, key by key. Splits are merged left to right.
 #pragma once
 
 #include <cmath>
@@ -66,6 +67,34 @@ static inline typename V::F load_kv(const uint16_t* p) {
   return V::load_half(p);
 }
 
+// A page as float32: keys [head_dim][32], the first `tokens` values [tokens][channels].
+template <class V, class T>
+static inline void unpack_keys(const T* keys, int head_dim, float* page) {
+  for (int i = 0; i < head_dim * kPageTokens; i += 8) V::store(page + i, load_kv<V>(keys + i));
+}
+template <class V>
+static inline void unpack_keys(const int8_t* keys, int head_dim, float* page) {
+  const float* const scales = reinterpret_cast<const float*>(keys + head_dim * kPageTokens);
+  for (int n = 0; n < kPageTokens; n += 8) {
+    const typename V::F scale = V::load(scales + n);
+    for (int i = n; i < head_dim * kPageTokens; i += kPageTokens) {
+      V::store(page + i, V::mul(V::load_i8(keys + i), scale));
+    }
+  }
+}
+template <class V, class T>
+static inline void unpack_values(const T* values, int channels, int tokens, float* page) {
+  for (int i = 0; i < tokens * channels; i += 8) V::store(page + i, load_kv<V>(values + i));
+}
+template <class V>
+static inline void unpack_values(const int8_t* values, int channels, int tokens, float* page) {
+  const float* const scales = reinterpret_cast<const float*>(values + channels * kPageTokens);
+  for (int t = 0; t < tokens; ++t, values += channels, page += channels) {
+    const typename V::F scale = V::set(scales[t]);
+    for (int i = 0; i < channels; i += 8) V::store(page + i, V::mul(V::load_i8(values + i), scale));
+  }
+}
+
 template <class V, class T>
 static void attend_split(const AttentionSplit& s) {
   float* const scores = s.scratch;
@@ -74,8 +103,7 @@ static void attend_split(const AttentionSplit& s) {
   const int num_pages = (s.keys + kPageTokens - 1) / kPageTokens;
 
   for (int p = 0; p < num_pages; ++p) {
-    const T* keys = static_cast<const T*>(s.key_pages[p]);
-    for (int i = 0; i < s.head_dim * kPageTokens; i += 8) V::store(page + i, load_kv<V>(keys + i));
+    unpack_keys<V>(static_cast<const T*>(s.key_pages[p]), s.head_dim, page);
     for (int n = 0; n < kPageTokens; n += 16) {
       multiply_panel<V, 2>(s.rows, s.queries, 1, kAttentionRows, page + n, kPageTokens, s.head_dim,
                            false, scores + p * kPageTokens + n, kScoreStride);
@@ -92,10 +120,9 @@ static void attend_split(const AttentionSplit& s) {
     for (int i = n; i < num_pages * kPageTokens; ++i) row[i] = 0;
   }
   for (int p = 0; p < num_pages; ++p) {
-    const T* values = static_cast<const T*>(s.value_pages[p]);
     const int tokens =
         s.keys - p * kPageTokens < kPageTokens ? s.keys - p * kPageTokens : kPageTokens;
-    for (int i = 0; i < tokens * channels; i += 8) V::store(page + i, load_kv<V>(values + i));
+    unpack_values<V>(static_cast<const T*>(s.value_pages[p]), channels, tokens, page);
     const float* weights = scores + p * kPageTokens;
     int d = 0;
     for (; d + 16 <= channels; d += 16) {

@@ -25,8 +25,8 @@ struct AttentionSplit {
   const int* visible;    // [rows] keys of this split that each row sees, 0..512
   int keys;              // largest of visible
   int head_dim;
-  const void* const* key_pages;    // [ceil(keys / 32)] -> [head_dim][32]
-  const void* const* value_pages;  // -> [32][padded_channels]
+  const void* const* key_pages;    // [ceil(keys / 32)] -> [head_dim][32]; int8: and float [32]
+  const void* const* value_pages;  // -> [32][padded_channels]; int8: and float [32]
   float* scratch;                  // attention_scratch_floats(head_dim)
   // Results: the softmax's running maximum and sum, and the unnormalised output.
   float* maximum;  // [16]
@@ -60,6 +60,7 @@ struct Kernels {
   void (*gelu_tanh)(const float* x, int n, float* out);
   float (*exp_shifted)(float* x, int n, float shift);
   void (*to_half)(const float* x, int n, uint16_t* out);
+  float (*quantize_row)(const float* x, int n, int8_t* q);
   void (*attend_split[kNumKVDTypes])(const AttentionSplit& split);
   void (*merge_split)(float next_maximum, float next_sum, const float* next_out, int channels,
                       float* maximum, float* sum, float* out);

@@ -79,7 +79,8 @@ static constexpr Kernels make_kernels(std::integer_sequence<int, I...>) {
       .gelu_tanh = gelu_tanh<V>,
       .exp_shifted = exp_shifted<V>,
       .to_half = to_half<V>,
-      .attend_split = {attend_split<V, float>, attend_split<V, uint16_t>},
+      .quantize_row = quantize_row<V>,
+      .attend_split = {attend_split<V, float>, attend_split<V, uint16_t>, attend_split<V, int8_t>},
       .merge_split = merge_split<V>,
   };
   const auto set = [&](DType dtype, Form form, std::initializer_list<Kernels::Dot> dots) {

@@ -23,6 +23,21 @@ static inline float quantize_group(const float* x, float levels, int16_t* q) {
   return largest / levels;
 }
 
+// One scale for all: q[n] = round_half_even(x * 127 / max|x|); returns the scale.
+template <class V>
+static float quantize_row(const float* x, int n, int8_t* q) {
+  typename V::F most = V::zero();
+  for (int i = 0; i < n; i += 8) most = V::max(most, V::abs(V::load_part(x + i, n - i)));
+  const float largest = V::largest(most);
+  const typename V::F inverse = V::set(largest > 0 ? 127.0f / largest : 0.0f);
+  alignas(32) int16_t part[16];
+  for (int i = 0; i < n; i += 8) {
+    V::store_rounded_i16(part, V::mul(V::load_part(x + i, n - i), inverse), V::zero());
+    for (int j = 0; j < 8 && i + j < n; ++j) q[i + j] = static_cast<int8_t>(part[j]);
+  }
+  return largest / 127.0f;
+}
+
 template <class V, int T>
 static void pack_int8(const float* x, int num_blocks, int lane, Int8Tile<T>* tile) {
   alignas(32) int16_t q[32];

@@ -6,8 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glimmer.async_llm import AsyncLLM
     from glimmer.chat import Message
-    from glimmer.engine import SamplingParams
+    from glimmer.engine import Constraint, LoopLimits, SamplingParams
     from glimmer.errors import GlimmerError
     from glimmer.inspection import ModelSummary, inspect
     from glimmer.llm import LLM
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
 
 # A name's module is imported when the name is first used: `import glimmer` itself costs nothing.
 _MODULES = {
+    "AsyncLLM": "glimmer.async_llm",
+    "Constraint": "glimmer.engine",
     "GlimmerError": "glimmer.errors",
     "LLM": "glimmer.llm",
     "LoadedModel": "glimmer.loader",
+    "LoopLimits": "glimmer.engine",
     "Message": "glimmer.chat",
     "ModelSummary": "glimmer.inspection",
     "RequestOutput": "glimmer.outputs",
@@ -28,8 +32,11 @@ _MODULES = {
 }
 __all__ = [
     "LLM",
+    "AsyncLLM",
+    "Constraint",
     "GlimmerError",
     "LoadedModel",
+    "LoopLimits",
     "Message",
     "ModelSummary",
     "RequestOutput",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -22,6 +23,8 @@ class Answer:
         tokenizer: Tokenizer | None,
         parser: AnswerParser | None = None,
         notes: tuple[str, ...] = (),
+        *,
+        choice: int = 0,
     ) -> None:
         """``parser`` tells thoughts and tool calls from text; without one all is text."""
         self.request = request
@@ -35,6 +38,8 @@ class Answer:
         self._events: list[Event] = []
         self._notes = notes
         self.index = index
+        self.choice = choice
+        self._num_cached = 0
         self.finish_reason: FinishReason | None = None
         self.pending = False
         """Whether something has happened since the last ``output``."""
@@ -51,6 +56,7 @@ class Answer:
         """Add a step's output; sets ``finish_reason`` when the answer ends here."""
         self.pending = True
         self._last_token = time.perf_counter()
+        self._num_cached = step.num_cached_tokens
         if step.token_id is None:
             self._finish("error", step.error)
             return
@@ -60,7 +66,8 @@ class Answer:
         if step.logprobs is not None:
             self._logprobs.append(step.logprobs)
         # A stop id is not part of the text, even where it is an ordinary token.
-        if step.finish_reason != "stop" and self._detokenizer is not None:
+        ends = step.token_id in self.request.stop_token_ids
+        if not ends and self._detokenizer is not None:
             if self._parser is not None and (control := self._controls.get(step.token_id)):
                 self._handle(self._parser.control(control))
             elif step.token_id < self._num_known:
@@ -83,12 +90,13 @@ class Answer:
         events, self._events = self._events, []
         return RequestOutput(
             index=self.index,
+            choice=self.choice,
             token_ids=tuple(self._token_ids),
             text=self._text[:end],
             delta=delta,
             finish_reason=self.finish_reason,
             logprobs=tuple(self._logprobs) if self.request.params.logprobs is not None else None,
-            usage=Usage(len(self.request.prompt_token_ids), len(self._token_ids)),
+            usage=Usage(len(self.request.prompt_token_ids), len(self._token_ids), self._num_cached),
             timing=self._timing(),
             reasoning=self._parsed.reasoning,
             reasoning_delta="".join(e.text for e in events if isinstance(e, ReasoningDelta)),
@@ -97,6 +105,13 @@ class Answer:
             notes=self._notes,
             error=self._error,
         )
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of its tokens; minus infinity for an answer that failed."""
+        if self._error is not None or not self._logprobs:
+            return -math.inf
+        return sum(entry.logprob for entry in self._logprobs) / len(self._logprobs)
 
     def _finish(self, reason: FinishReason, error: GlimmerError | None = None) -> None:
         if self._detokenizer is not None:

@@ -17,6 +17,7 @@
     ├── DownloadError                   a hub does not give a model, or gives another one
     ├── OutputError                     a file could not be written: disk full, no right
     ├── OutOfMemoryError                weights or KV cache do not fit           (exit code 1)
+    ├── QueueFullError                  too many requests wait already           (exit code 1)
     └── GenerationError                 the model produced no usable logits      (exit code 1)
 
 A message says what was wrong, what was found, what is allowed and what to do.
@@ -90,6 +91,10 @@ class OutputError(GlimmerError):
 
 
 class OutOfMemoryError(GlimmerError):
+    pass
+
+
+class QueueFullError(GlimmerError):
     pass
 
 

@@ -136,6 +136,20 @@ class LoadedModel:
         assert self._chat is not None
         return self._chat.parser(tools)
 
+    def tool_grammar(self, tools: Sequence[ToolSpec]) -> str | None:
+        """The grammar of an answer that calls one of these tools; None where the family has none.
+
+        Raises TokenizerError if there is no tokenizer.
+        """
+        assert self.tokenizer
+        assert self._chat is not None
+        grammar = self._chat.tool_grammar
+        return None if grammar is None else grammar(tools)
+
+    def thought_end(self, thinking: bool | None) -> str | None:
+        """The text at which the thought before an answer ends; None if the model does not think."""
+        return None if self._chat is None else self._chat.thought_end(thinking)
+
     @cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
         """The ids that end an answer."""

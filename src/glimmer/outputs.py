@@ -63,3 +63,7 @@ class RequestOutput:
     """What to know of how the messages were expressed, such as an emulated system message."""
     error: GlimmerError | None = None
     """Why finish_reason is "error"; the text is what came before."""
+    choice: int = 0
+    """0 for the first answer to a prompt, counting up where several were asked for."""
+    choices: tuple[RequestOutput, ...] = ()
+    """With ``n`` above 1 and not streamed: all answers to the prompt, this one first."""

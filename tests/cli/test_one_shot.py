@@ -113,13 +113,17 @@ def test_options_reach_the_model(run: Run, llm: FakeLLM) -> None:
         *["--min-p", "0.1", "--repetition-penalty", "1.1", "--presence-penalty", "0.2"],
         *["--frequency-penalty", "0.3", "--seed", "7", "--max-new-tokens", "9"],
         *["--stop", "a", "--stop", "b", "--ctx", "99", "--kv-memory", "1GiB"],
+        *["--no-loop-guard", "--kv", "int8"],
     )
     (params,) = llm.params
     assert (params.temperature, params.top_p, params.top_k, params.min_p) == (0.5, 0.9, 40, 0.1)
     assert (params.repetition_penalty, params.presence_penalty) == (1.1, 0.2)
     assert (params.frequency_penalty, params.seed, params.max_new_tokens) == (0.3, 7, 9)
     assert params.stop == ("a", "b")
-    assert llm.options == {"max_num_seqs": 1, "max_model_len": 99, "kv_memory": "1GiB"}
+    assert params.loop_guard is False
+    assert llm.options == {
+        **{"max_num_seqs": 1, "max_model_len": 99, "kv_cache": "int8", "kv_memory": "1GiB"}
+    }
 
 
 def test_an_option_without_effect_is_told(run: Run, llm: FakeLLM) -> None:

@@ -12,11 +12,13 @@ from glimmer.cli import sampling
 from glimmer.cli.options import LoadOptions, SamplingOptions, spread_options
 from glimmer.errors import InvalidParameterError
 from glimmer.loader import Weights
+from glimmer.session import KVCacheKind
 
 
 def test_weights_are_those_that_can_be_loaded() -> None:
     assert get_type_hints(LoadOptions)["weights"] == Weights
     assert "int4" in get_args(Weights)
+    assert get_type_hints(LoadOptions)["kv"] == KVCacheKind
 
 
 def test_sampling_has_the_same_names_everywhere() -> None:

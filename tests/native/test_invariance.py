@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from glimmer.architecture import Blanks, Experts, Rope
+from glimmer.errors import InvalidParameterError
 from glimmer.native import BLOCK_SIZE, KVCache, instruction_sets
 from tests.support.tiny import (
     BLOCK,
@@ -120,7 +121,7 @@ def test_instruction_sets(
     check_equal(run(model.native(isa=isa), sequences), alone)
 
 
-@pytest.mark.parametrize("kv_dtype", ["float16", "float32"])
+@pytest.mark.parametrize("kv_dtype", ["float16", "float32", "int8"])
 @pytest.mark.parametrize("activations", ["int8", "int16"])
 def test_instruction_sets_in_every_form(
     model: TinyModel, sequences: Sequence[Ints], activations: str, kv_dtype: KVDType
@@ -185,6 +186,24 @@ def test_blocks_hold_nothing_of_their_last_owner(
     for token_ids, logits in reversed([*zip(sequences, alone, strict=True)]):
         [stream] = make_streams(model.architecture, [token_ids])
         check_equal(advance(engine, cache, [(stream, len(token_ids))]), [logits])
+
+
+@pytest.mark.parametrize("kv_dtype", ["float16", "float32", "int8"])
+def test_blocks_may_be_copied(
+    model: TinyModel, sequences: Sequence[Ints], kv_dtype: KVDType
+) -> None:
+    engine, text = model.native(), sequences[5]
+    (expected,) = run(engine, [text], kv_dtype=kv_dtype)
+    first, second = make_streams(model.architecture, [text, text])
+    cache = make_cache(engine, [first, second], kv_dtype)
+    advance(engine, cache, [first.next_part(len(text) - 1)])
+    for source, target in zip(first.block_table, second.block_table, strict=True):
+        cache.copy_block(int(source), int(target))
+    second.num_computed = first.num_computed
+    (logits,) = advance(engine, cache, [(second, second.num_left)])
+    np.testing.assert_array_equal(logits, expected[second.num_computed - len(logits) :])
+    with pytest.raises(InvalidParameterError, match="Block 8 cannot be copied"):
+        cache.copy_block(0, 8)
 
 
 def test_blocks_may_be_shared(

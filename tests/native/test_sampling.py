@@ -40,6 +40,7 @@ class Row:
     prompt: Sequence[int] = ()
     answer: Sequence[int] = ()
     bias: Mapping[int, float] = field(default_factory=dict)
+    allowed: frozenset[int] | None = None
 
 
 # --- the model of it
@@ -48,6 +49,8 @@ class Row:
 def adjusted(logits: Floats, row: Row) -> Doubles:
     """Logits after bias and penalties."""
     x: Doubles = logits.astype(np.float64)
+    if row.allowed is not None:
+        x[[token for token in range(len(x)) if token not in row.allowed]] = -np.inf
     for token, bias in row.bias.items():
         x[token] += bias
     for token in {*row.prompt, *row.answer}:
@@ -114,11 +117,13 @@ def choose(
     streams = [
         Stream(np.array([t], np.int32), np.array([i], np.int32)) for i, t in enumerate(tokens)
     ]
-    sampling = sampling_input(rows, num_logprobs)
+    sampling = sampling_input(rows, num_logprobs, engine.architecture.vocab_size)
     return engine.step(cache, step_input([(stream, 1) for stream in streams], sampling))
 
 
-def sampling_input(rows: Sequence[Row], num_logprobs: int = -1) -> SamplingInput:
+def sampling_input(
+    rows: Sequence[Row], num_logprobs: int = -1, vocab_size: int = 0
+) -> SamplingInput:
     def column(name: str, dtype: Any) -> npt.NDArray[Any]:
         return np.array([getattr(row, name) for row in rows], dtype)
 
@@ -147,7 +152,20 @@ def sampling_input(rows: Sequence[Row], num_logprobs: int = -1) -> SamplingInput
         bias_values=flat([[value for _, value in bias] for bias in biases], np.float32),
         bias_offsets=offsets(biases),
         num_logprobs=num_logprobs,
+        **masks(rows, vocab_size),
     )
+
+
+def masks(rows: Sequence[Row], vocab_size: int) -> dict[str, npt.NDArray[np.int32]]:
+    bound = [row for row in rows if row.allowed is not None]
+    if not bound:
+        return {}
+    allowed = np.zeros((len(bound), -(-vocab_size // 32)), np.uint32)
+    for mask, row in zip(allowed, bound, strict=True):
+        for token in row.allowed or ():
+            mask[token // 32] |= np.uint32(1 << token % 32)
+    numbers = [bound.index(row) if row.allowed is not None else -1 for row in rows]
+    return {"allowed": allowed.view(np.int32), "allowed_rows": np.array(numbers, np.int32)}
 
 
 def raw_logits(result: StepResult) -> Floats:
@@ -208,6 +226,7 @@ def test_ties_go_to_the_lowest_id() -> None:
     prompt=st.lists(st.integers(0, 36), max_size=5),
     answer=st.lists(st.integers(0, 36), max_size=5),
     bias=st.dictionaries(st.integers(0, 36), st.floats(-100, 100), max_size=3),
+    allowed=st.none() | st.frozensets(st.integers(0, 36), min_size=1),
 )
 def test_drawn_tokens_are_allowed(**values: Any) -> None:
     rows = [Row(**values, seed=seed) for seed in range(40)]
@@ -231,6 +250,7 @@ DISTRIBUTIONS = {
     "top_p": Row(top_p=0.7),
     "min_p": Row(min_p=0.15),
     "bias": Row(bias={0: 3.0, 1: -5.0, 36: float("-inf")}),
+    "allowed": Row(allowed=frozenset({2, 3, 5, 31, 32, 36}), bias={4: 50.0}),
     "penalties": Row(
         repetition_penalty=1.5,
         presence_penalty=0.5,
@@ -312,6 +332,30 @@ def test_a_draw_knows_nothing_of_its_batch(num_threads: int) -> None:
         order = np.random.default_rng(0).permutation(len(rows))
         shuffled = choose(engine, [tokens[i] for i in order], [rows[i] for i in order])
         assert shuffled.token_ids.tolist() == [alone[i] for i in order]
+
+
+def test_nothing_allowed_chooses_nothing() -> None:
+    rows = [Row(allowed=frozenset()), Row(temperature=0, allowed=frozenset()), Row(temperature=0)]
+    result = choose(LOOKUP[ISAS[-1]], [0, 1, 2], rows)
+    assert result.token_ids.tolist()[:2] == [-1, -1]
+    assert result.token_ids[2] >= 0
+
+
+@pytest.mark.parametrize(
+    ("masks", "rows", "part"),
+    [((1, 1), [0], "allowed must have shape"), ((1, 2), [0, 0], "allowed_rows"),
+     ((1, 2), [1], "below the 1 masks")],
+)  # fmt: skip
+def test_masks_that_do_not_fit(masks: tuple[int, int], rows: list[int], part: str) -> None:
+    sampling = replace(
+        sampling_input([Row()]),
+        allowed=np.zeros(masks, np.int32),
+        allowed_rows=np.array(rows, np.int32),
+    )
+    engine = LOOKUP[ISAS[0]]
+    stream = Stream(np.array([0], np.int32), np.array([0], np.int32))
+    with pytest.raises(InvalidParameterError, match=part):
+        engine.step(KVCache(engine, 1), step_input([(stream, 1)], sampling))
 
 
 # --- log probabilities

@@ -17,7 +17,7 @@ from tests.support.tiny import KVDType, TinyModel, random_text, run
 
 ISAS = instruction_sets()
 LENGTHS = (1, 2, 31, 32, 33, 70)  # around one block of the cache, and every remainder of a tile
-KV_DTYPES: tuple[KVDType, ...] = ("float32", "float16")
+KV_DTYPES: tuple[KVDType, ...] = ("float32", "float16", "int8")
 
 
 def check_batch(
@@ -53,6 +53,8 @@ def allowed_differences(input_bits: Mapping[str, int], kv_dtype: KVDType) -> tup
     """Largest and median, where logits have a standard deviation of 1."""
     if 8 in input_bits.values():
         return 0.2, 2e-2
+    if kv_dtype == "int8":
+        return 0.1, 2e-3
     if 16 in input_bits.values():
         return 5e-3, 3e-4
     return (4e-3, 1e-4) if kv_dtype == "float16" else (5e-5, 5e-6)

@@ -18,7 +18,7 @@ from glimmer.architecture import Architecture, Experts, Rope
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
-KVDType = Literal["float64", "float32", "float16"]
+KVDType = Literal["float64", "float32", "float16", "int8"]
 
 GROUP = 32
 """Neighbouring inputs that share a scale where a matrix takes rounded inputs."""
@@ -208,19 +208,27 @@ def gelu_tanh(x: Doubles) -> Doubles:
 
 
 def _stored(x: Doubles, dtype: str) -> Doubles:
+    """Keys or values ``[tokens, heads, head_dim]``; int8 has a scale for each token and head."""
+    if dtype == "int8":
+        return _round_groups(x.astype(np.float32), 8)
     largest = np.finfo(dtype).max
     return np.clip(x, -largest, largest).astype(dtype).astype(np.float64)
 
 
 def _round_inputs(x: Doubles, bits: int) -> Doubles:
     """``x`` rounded to symmetric integers, one float32 scale per ``GROUP`` channels."""
-    levels = np.float32(2 ** (bits - 1) - 1)
     groups = x.astype(np.float32).reshape(len(x), -1, GROUP)
+    return _round_groups(groups, bits).reshape(x.shape)
+
+
+def _round_groups(groups: Floats, bits: int) -> Doubles:
+    """The last axis has one scale."""
+    levels = np.float32(2 ** (bits - 1) - 1)
     largest = np.abs(groups).max(axis=-1, keepdims=True)
     inverse = np.divide(levels, largest, out=np.zeros_like(largest), where=largest > 0)
     integers = np.rint(groups * inverse)  # half to even
     rounded: Doubles = integers.astype(np.float64) * (largest / levels)
-    return rounded.reshape(x.shape)
+    return rounded
 
 
 def _softmax(x: Doubles) -> Doubles:

@@ -21,7 +21,7 @@ from glimmer.native import BLOCK_SIZE, KVCache, NativeModel, SamplingInput, Step
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
-KVDType = Literal["float16", "float32"]
+KVDType = Literal["float16", "float32", "int8"]
 T = TypeVar("T")
 
 FLOAT_DTYPES = ("float32", "float16", "bfloat16")

@@ -58,10 +58,15 @@ class ToolSpec:
     """What the caller gave, key for key: some families show it as it is."""
 
     @property
+    def schema(self) -> Mapping[str, Any]:
+        """That of the arguments; empty where the tool tells none."""
+        schema = (self.function or {}).get("parameters")
+        return schema if isinstance(schema, Mapping) else MappingProxyType({})
+
+    @property
     def parameters(self) -> Mapping[str, Any]:
         """Schemas by parameter; empty where the tool tells none."""
-        schema = (self.function or {}).get("parameters")
-        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        properties = self.schema.get("properties")
         return properties if isinstance(properties, Mapping) else MappingProxyType({})
 
 

@@ -27,5 +27,6 @@ def open_llm(model: str, options: LoadOptions) -> LLM:
             loaded,
             max_num_seqs=1,
             max_model_len=options.max_model_len,
+            kv_cache=options.kv,
             kv_memory=options.kv_memory,
         )

@@ -39,8 +39,8 @@ def answer_once(
         console.print(note, style="yellow")
     for call in output.tool_calls if not as_json else ():
         console.print(terminal.printable(f"calls {call.name}({call.arguments})"), style="cyan")
-    if output.finish_reason == "length":
-        console.print(length_note(llm, output), style="dim")
+    if note := end_note(llm, output):
+        console.print(note, style="dim")
     if show_stats:
         console.print(stats.describe(output), style="dim")
 
@@ -63,7 +63,12 @@ class Thoughts:
             self._open = False
 
 
-def length_note(llm: LLM, output: RequestOutput) -> str:
+def end_note(llm: LLM, output: RequestOutput) -> str:
+    """Why the answer ends before its time; "" if it does not."""
+    if output.finish_reason == "repetition":
+        return "(The answer ends here: it repeated itself. --no-loop-guard lets it go on.)"
+    if output.finish_reason != "length":
+        return ""
     used = output.usage.prompt_tokens + output.usage.completion_tokens
     if used >= llm.max_model_len:
         return f"(The answer ends here: the context of {llm.max_model_len} tokens is full.)"

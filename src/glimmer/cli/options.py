@@ -56,6 +56,13 @@ class LoadOptions:
             metavar="SIZE", help="At most this for the KV cache: 2GiB.", rich_help_panel=_LOADING
         ),
     ] = None
+    kv: Annotated[
+        Literal["auto", "float16", "float32", "int8"],
+        typer.Option(
+            help="What keys and values are kept in; int8 takes half of float16's memory.",
+            rich_help_panel=_LOADING,
+        ),
+    ] = "auto"
     family: Annotated[
         str | None,
         typer.Option(help="Name the family instead of recognising it.", rich_help_panel=_LOADING),
@@ -96,6 +103,14 @@ class SamplingOptions:
     ] = None
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Longest answer in tokens.", rich_help_panel=_SAMPLING)
+    ] = None
+    loop_guard: Annotated[
+        bool | None,
+        typer.Option(
+            "--loop-guard/--no-loop-guard",
+            help="End an answer that goes round in circles. Default: in a chat.",
+            rich_help_panel=_SAMPLING,
+        ),
     ] = None
     stop: Annotated[
         list[str] | None,

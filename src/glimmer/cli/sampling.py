@@ -19,6 +19,13 @@ def _seed(text: str) -> int | None:
     return None if text.lower() == "none" else int(text)
 
 
+def _switch(text: str) -> bool | None:
+    values = {"true": True, "false": False, "none": None}
+    if text.lower() not in values:
+        raise ValueError
+    return values[text.lower()]
+
+
 _PARSERS: Mapping[str, tuple[Callable[[str], object], str]] = {
     "temperature": (float, "a number"),
     "top_p": (float, "a number"),
@@ -29,6 +36,7 @@ _PARSERS: Mapping[str, tuple[Callable[[str], object], str]] = {
     "frequency_penalty": (float, "a number"),
     "seed": (_seed, "a whole number or none"),
     "max_new_tokens": (int, "a whole number"),
+    "loop_guard": (_switch, "true, false or none"),
     "stop": (str, "a text"),
 }
 NAMES = tuple(_PARSERS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from glimmer.cli import slash_commands, stats, terminal
 from glimmer.cli.conversation import Conversation, Turn
-from glimmer.cli.one_shot import Thoughts, length_note
+from glimmer.cli.one_shot import Thoughts, end_note
 from glimmer.cli.prompt_line import PromptLine
 from glimmer.errors import GlimmerError, PromptTooLongError
 
@@ -72,8 +72,8 @@ class ChatSession:
         self.conversation.turns.append(Turn(question, output.text, stopped))
         if stopped:
             self.say("(Stopped. What there is of the answer is kept; /retry asks again.)")
-        elif output.finish_reason == "length":
-            self.say(length_note(self.llm, output))
+        elif note := end_note(self.llm, output):
+            self.say(note)
         if self.show_stats:
             self.say(stats.describe(output))
         return True

@@ -1,8 +1,21 @@
 """Requests in, tokens out. Knows no text."""
 
-from glimmer.engine.engine import Engine, StepOutput, TokenLogprobs
+from glimmer.engine.constraint import Constraint, TokenConstraint
+from glimmer.engine.engine import Engine, EngineStats, StepOutput, TokenLogprobs
+from glimmer.engine.loop_guard import LoopLimits
 from glimmer.engine.request import Request
 from glimmer.engine.sampling_params import SamplingParams
 from glimmer.engine.sequence import FinishReason
 
-__all__ = ["Engine", "FinishReason", "Request", "SamplingParams", "StepOutput", "TokenLogprobs"]
+__all__ = [
+    "Constraint",
+    "Engine",
+    "EngineStats",
+    "FinishReason",
+    "LoopLimits",
+    "Request",
+    "SamplingParams",
+    "StepOutput",
+    "TokenConstraint",
+    "TokenLogprobs",
+]

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
 
 import numpy as np
 
-from glimmer.engine.scheduler import ScheduledSequence, SchedulerOutput
+from glimmer.engine.sampling_params import SamplingParams
+from glimmer.engine.scheduler import ScheduledSequence
 from glimmer.engine.sequence import Sequence
 from glimmer.native import SamplingInput, StepInput
-from glimmer.native.model import Int32Array
+from glimmer.native.model import Float32Array, Int32Array
 
 
-def build_step(output: SchedulerOutput) -> StepInput:
-    """The flat batch; a logit row for each sequence whose last token is in it, in order."""
-    scheduled = output.scheduled
+def build_step(scheduled: SequenceOf[ScheduledSequence], vocab_size: int) -> StepInput:
+    """The flat batch; in order, a row for each token whose next one is wanted."""
     token_ids: list[int] = []
     logit_rows: list[int] = []
     for item in scheduled:
-        start = item.sequence.num_computed
-        token_ids += item.sequence.token_ids[start : start + item.num_tokens]
-        if item.reaches_end:
-            logit_rows.append(len(token_ids) - 1)
+        sequence = item.sequence
+        start = sequence.num_computed
+        drafts = sequence.drafts
+        token_ids += sequence.token_ids[start : start + item.num_tokens - len(drafts)]
+        token_ids += drafts
+        logit_rows += range(len(token_ids) - item.num_logits, len(token_ids))
     tables = [item.sequence.block_table for item in scheduled]
     block_tables = np.zeros((len(tables), max(map(len, tables))), np.int32)
     for row, table in zip(block_tables, tables, strict=True):
@@ -38,7 +41,7 @@ def build_step(output: SchedulerOutput) -> StepInput:
         ),
         block_tables=block_tables,
         logit_rows=np.array(logit_rows, np.int32),
-        sampling=build_sampling([i.sequence for i in scheduled if i.reaches_end])
+        sampling=build_sampling([i.sequence for i in scheduled if i.num_logits], vocab_size)
         if logit_rows
         else None,
     )
@@ -67,23 +70,39 @@ def _layouts(
     )
 
 
-def build_sampling(sequences: SequenceOf[Sequence]) -> SamplingInput:
-    params = [s.request.params for s in sequences]
-    # The core reads a history only where a penalty needs it.
-    histories = [
-        s.token_ids
-        if p.repetition_penalty != 1 or p.presence_penalty != 0 or p.frequency_penalty != 0
-        else []
-        for s, p in zip(sequences, params, strict=True)
-    ]
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One choice of a token: after the sequence's text and so many of its drafts."""
+
+    sequence: Sequence
+    num_drafts: int
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.sequence.request.params
+
+    @property
+    def history(self) -> list[int]:
+        """What the core reads, where a penalty needs it."""
+        p = self.params
+        if p.repetition_penalty == 1 and p.presence_penalty == 0 and p.frequency_penalty == 0:
+            return []
+        return self.sequence.token_ids + self.sequence.drafts[: self.num_drafts]
+
+
+def build_sampling(sequences: SequenceOf[Sequence], vocab_size: int) -> SamplingInput:
+    """How each row chooses: for every sequence one after its text and one after each draft."""
+    rows = [_Row(s, i) for s in sequences for i in range(len(s.drafts) + 1)]
+    params = [row.params for row in rows]
+    histories = [row.history for row in rows]
     prompt_lengths = [
-        min(len(s.request.prompt_token_ids), len(h))
-        for s, h in zip(sequences, histories, strict=True)
+        min(row.sequence.prompt_length, len(history))
+        for row, history in zip(rows, histories, strict=True)
     ]
     biases = [p.logit_bias for p in params]
-    wanted = [-1 if p.logprobs is None else p.logprobs for p in params]
+    allowed, allowed_rows = _masks(sequences, vocab_size)
 
-    def floats(name: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    def floats(name: str) -> Float32Array:
         return np.array([getattr(p, name) for p in params], np.float32)
 
     return SamplingInput(
@@ -91,8 +110,8 @@ def build_sampling(sequences: SequenceOf[Sequence]) -> SamplingInput:
         top_k=np.array([p.top_k for p in params], np.int32),
         top_p=floats("top_p"),
         min_p=floats("min_p"),
-        seed=np.array([s.request.seed for s in sequences], np.uint64),
-        position=np.array([len(s.token_ids) for s in sequences], np.int64),
+        seed=np.array([row.sequence.request.seed for row in rows], np.uint64),
+        position=np.array([len(r.sequence.token_ids) + r.num_drafts for r in rows], np.int64),
         repetition_penalty=floats("repetition_penalty"),
         presence_penalty=floats("presence_penalty"),
         frequency_penalty=floats("frequency_penalty"),
@@ -102,9 +121,39 @@ def build_sampling(sequences: SequenceOf[Sequence]) -> SamplingInput:
         bias_ids=np.array([t for b in biases for t in b], np.int32),
         bias_values=np.array([v for b in biases for v in b.values()], np.float32),
         bias_offsets=_offsets(list(map(len, biases))),
-        num_logprobs=max(wanted),
+        allowed=allowed,
+        allowed_rows=allowed_rows,
+        num_logprobs=max(logprobs_wanted(p) for p in params),
     )
 
 
-def _offsets(lengths: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+def logprobs_wanted(params: SamplingParams) -> int:
+    """Likeliest tokens to report; 0 for the chosen token's log probability alone, -1 for none."""
+    if params.logprobs is not None:
+        return params.logprobs
+    return 0 if params.best_of is not None and params.best_of > params.n else -1
+
+
+def _masks(
+    sequences: SequenceOf[Sequence], vocab_size: int
+) -> tuple[Int32Array | None, Int32Array | None]:
+    bound = [s for s in sequences if s.constraint is not None]
+    if not bound:
+        return None, None
+    words = -(-vocab_size // 32)
+    masks = np.zeros((sum(len(s.drafts) + 1 for s in bound), words), np.int32)
+    rows: list[int] = []
+    count = 0
+    for sequence in sequences:
+        wanted = len(sequence.drafts) + 1
+        if sequence.constraint is None:
+            rows += [-1] * wanted
+        else:
+            sequence.constraint.fill(sequence.drafts, masks[count : count + wanted])
+            rows += range(count, count + wanted)
+            count += wanted
+    return masks, np.array(rows, np.int32)
+
+
+def _offsets(lengths: list[int]) -> Int32Array:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int32)]).astype(np.int32)

@@ -1,4 +1,6 @@
-"""How one request chooses its tokens. The stop strings are ``llm``'s: the engine knows no text."""
+"""How one request chooses its tokens. Stop strings, constraint and ``best_of`` are for those above:
+the engine knows no text.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from glimmer.engine.constraint import Constraint
+from glimmer.engine.loop_guard import LoopLimits
 from glimmer.errors import InvalidParameterError
 
 MAX_LOGPROBS = 20
+MAX_ANSWERS = 128
 MAX_SEED = 2**64 - 1
 
 
@@ -40,6 +45,9 @@ class SamplingParams:
     seed: int | None = None
     """Same seed, same tokens, whatever else runs; None draws a fresh one."""
     n: int = 1
+    """Answers to one prompt, drawn with seeds that count up from ``seed``."""
+    best_of: int | None = None
+    """Draw so many and give the ``n`` with the highest mean log probability; None for ``n``."""
     stop: tuple[str, ...] = ()
     """Strings that end the answer; they are not part of it."""
     stop_token_ids: tuple[int, ...] = ()
@@ -53,6 +61,13 @@ class SamplingParams:
     """Subtracted once from the logit of every token that is in the answer."""
     frequency_penalty: float = 0.0
     """Subtracted from a token's logit for each time it is in the answer."""
+    constraint: Constraint | None = None
+    """The form that the answer must have."""
+    loop_guard: LoopLimits | bool | None = None
+    """Whether an answer that runs in a circle is ended, with "repetition", and from when on; None
+    for what is usual: in a chat, and not where raw text is continued."""
+    speculation: bool = True
+    """Draft tokens from the text where that saves time; never changes the answer."""
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -78,7 +93,16 @@ class SamplingParams:
                self.max_new_tokens, "a whole number, 1 or more")  # fmt: skip
         _check(self.seed is None or (_is_int(self.seed) and 0 <= self.seed <= MAX_SEED), "seed",
                self.seed, f"None or a whole number from 0 to {MAX_SEED}")  # fmt: skip
-        _check(self.n == 1, "n", self.n, "1 (several answers to one prompt are not built yet)")
+        _check(_is_int(self.n) and 1 <= self.n <= MAX_ANSWERS, "n", self.n,
+               f"a whole number from 1 to {MAX_ANSWERS}")  # fmt: skip
+        _check(self.best_of is None
+               or (_is_int(self.best_of) and self.n <= self.best_of <= MAX_ANSWERS), "best_of",
+               self.best_of, f"None or a whole number from n to {MAX_ANSWERS}")  # fmt: skip
+        _check(self.constraint is None or isinstance(self.constraint, Constraint), "constraint",
+               self.constraint, "None or a glimmer.Constraint")  # fmt: skip
+        _check(self.loop_guard is None or isinstance(self.loop_guard, (bool, LoopLimits)),
+               "loop_guard", self.loop_guard,
+               "None, True, False or a glimmer.LoopLimits")  # fmt: skip
         _check(self.logprobs is None
                or (_is_int(self.logprobs) and 0 <= self.logprobs <= MAX_LOGPROBS), "logprobs",
                self.logprobs, f"None or a whole number from 0 to {MAX_LOGPROBS}")  # fmt: skip

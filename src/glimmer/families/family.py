@@ -27,6 +27,11 @@ class Chat:
     template: ChatTemplate
     parser: Callable[[Sequence[ToolSpec]], AnswerParser]
     """A fresh parser for one answer, given the tools that were offered."""
+    tool_grammar: Callable[[Sequence[ToolSpec]], str] | None = None
+    """The grammar, in Lark, of an answer that calls one of these tools; None without tools."""
+    thought_end: Callable[[bool | None], str | None] = lambda _thinking: None
+    """The text at which the thought before an answer ends, given what was asked of ``thinking``;
+    None if it does not think."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

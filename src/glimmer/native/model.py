@@ -20,7 +20,7 @@ BLOCK_SIZE: int = _core.BLOCK_SIZE
 MAX_THREADS = 1024
 
 Activations = Literal["int8", "int16"]
-KVDType = Literal["float16", "float32"]
+KVDType = Literal["float16", "float32", "int8"]
 Int32Array = npt.NDArray[np.int32]
 Float32Array = npt.NDArray[np.float32]
 
@@ -129,8 +129,12 @@ class SamplingInput:
     bias_offsets: Int32Array
     num_logprobs: int = -1
     """Likeliest tokens to report for every row; 0 for the chosen token's alone, -1 for none."""
+    allowed: Int32Array | None = None
+    """``[masks, ceil(vocab_size / 32)]`` a bit per token that may be chosen, the lowest first."""
+    allowed_rows: Int32Array | None = None
+    """The mask of each row, -1 for a row that may choose any token; needed with ``allowed``."""
 
-    def check(self, num_rows: int) -> None:
+    def check(self, num_rows: int, vocab_size: int) -> None:
         """Raise InvalidParameterError unless the arrays fit ``num_rows`` and each other."""
         per_row = (
             "temperature", "top_k", "top_p", "min_p", "seed", "position", "repetition_penalty",
@@ -152,6 +156,24 @@ class SamplingInput:
                 f"prompt_lengths {self.prompt_lengths.tolist()} must lie between 0 and the lengths "
                 f"of the histories, {lengths.tolist()}."
             )
+        masks, mask_rows = self.masks(num_rows, vocab_size)
+        words = -(-vocab_size // 32)
+        if masks.ndim != 2 or masks.shape[1] != words:
+            raise InvalidParameterError(
+                f"allowed must have shape [masks, {words}], but it has {list(masks.shape)}."
+            )
+        _check_length("allowed_rows", mask_rows, num_rows)
+        if (mask_rows >= len(masks)).any():
+            raise InvalidParameterError(
+                f"allowed_rows must lie below the {len(masks)} masks given, but it is "
+                f"{mask_rows.tolist()}."
+            )
+
+    def masks(self, num_rows: int, vocab_size: int) -> tuple[Int32Array, Int32Array]:
+        """``allowed`` and ``allowed_rows``; where they are None, arrays that allow all."""
+        if self.allowed is not None and self.allowed_rows is not None:
+            return self.allowed, self.allowed_rows
+        return np.empty((0, -(-vocab_size // 32)), np.int32), np.full(num_rows, -1, np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,9 +214,9 @@ class StepResult:
     """``[L, num_logprobs]``, likeliest first."""
     top_logprobs: Float32Array
     logits: Float32Array | None
+    """``[L, vocab_size]``"""
     hidden: Float32Array | None = None
     """``[num_layers + 1, L, hidden_size]``: the embedding and what leaves each layer."""
-    """``[L, vocab_size]``"""
 
 
 def _check_length(name: str, array: npt.NDArray[np.generic], length: int) -> None:
@@ -313,13 +335,14 @@ class NativeModel:
             _check_length("context_lengths", step.context_lengths, num_sequences)
         core_sampling, num_logprobs, chosen = None, -1, 0
         if sampling is not None:
-            sampling.check(num_rows)
+            sampling.check(num_rows, self.architecture.vocab_size)
             core_sampling = _core.Sampling(
                 sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p,
                 sampling.seed, sampling.position, sampling.repetition_penalty,
                 sampling.presence_penalty, sampling.frequency_penalty, sampling.history,
                 sampling.history_offsets, sampling.prompt_lengths, sampling.bias_ids,
                 sampling.bias_values, sampling.bias_offsets,
+                *sampling.masks(num_rows, self.architecture.vocab_size),
             )  # fmt: skip
             num_logprobs, chosen = sampling.num_logprobs, num_rows
         width = max(num_logprobs, 0)
@@ -368,3 +391,11 @@ class KVCache:
         self.core = _core.KVCache(model._decoder, getattr(_core.KVDType, dtype), num_blocks)
         self.num_blocks = num_blocks
         self.size_bytes = self.core.size_bytes
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Make block ``target`` equal to ``source``, in all layers.
+
+        Raises:
+            InvalidParameterError: there is no such block.
+        """
+        self.core.copy_block(source, target)

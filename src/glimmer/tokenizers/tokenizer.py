@@ -46,6 +46,15 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one id adds to a text, a leading space included; none for what is not
+        printed.
+
+        Raises:
+            InvalidParameterError: an id that is not below ``vocab_size``.
+        """
+        ...
+
     def detokenizer(self) -> Detokenizer:
         """A fresh one; what it gives equals ``decode`` of all ids that were pushed."""
         ...

@@ -15,6 +15,7 @@ from glimmer.families.chatglm.chat_template import ChatGLMTemplate
 from glimmer.families.chatglm.export import EXPORTER, GGUF_ARCHITECTURE
 from glimmer.families.chatglm.releases import RELEASES
 from glimmer.families.chatglm.tokenizer import has_tokenizer, load_tokenizer, stop_token_ids
+from glimmer.families.chatglm.tool_grammar import tool_grammar
 from glimmer.families.chatglm.tool_parser import tool_parser
 from glimmer.families.chatglm.weights import WEIGHT_MAP
 from glimmer.families.config import Config
@@ -127,7 +128,7 @@ FAMILY = Family(
     exporter=EXPORTER,
     has_tokenizer=has_tokenizer,
     tokenizer=load_tokenizer,
-    chat=lambda _checkpoint, tokenizer: Chat(ChatGLMTemplate(tokenizer), tool_parser),
+    chat=lambda _checkpoint, tokenizer: Chat(ChatGLMTemplate(tokenizer), tool_parser, tool_grammar),
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.95, "top_p": 0.7}),
     releases=RELEASES,

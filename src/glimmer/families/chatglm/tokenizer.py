@@ -80,6 +80,15 @@ class ChatGLMTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return decode_all(self.detokenizer(), ids)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        if 0 <= token_id < self.num_image_tokens:
+            return b""
+        if token_id < 0:
+            raise no_such_token(token_id, self.vocab_size)
+        written = self._pieces.token_bytes(token_id - self.num_image_tokens)
+        text = _WRITTEN.get(written.decode(errors="replace"))
+        return written if text is None else text.encode()
+
     def detokenizer(self) -> _Detokenizer:
         return _Detokenizer(self._pieces, self.num_image_tokens)
 

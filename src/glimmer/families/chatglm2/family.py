@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from glimmer.architecture import Architecture
 from glimmer.checkpoints import Checkpoint
+from glimmer.families.chatglm.tool_grammar import tool_grammar
 from glimmer.families.chatglm2.chat_template import ChatGLM2Template
 from glimmer.families.chatglm2.export import EXPORTER
 from glimmer.families.chatglm2.network import (
@@ -69,7 +70,9 @@ FAMILY = Family(
     exporter=EXPORTER,
     has_tokenizer=has_tokenizer,
     tokenizer=load_tokenizer,
-    chat=lambda _checkpoint, tokenizer: Chat(ChatGLM2Template(tokenizer), tool_parser),
+    chat=lambda _checkpoint, tokenizer: Chat(
+        ChatGLM2Template(tokenizer), tool_parser, tool_grammar
+    ),
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.8, "top_p": 0.8}),
     releases=RELEASES,

@@ -21,6 +21,7 @@ from glimmer.families.chatglm3.chat_template import ChatGLM3Template
 from glimmer.families.chatglm3.export import EXPORTER
 from glimmer.families.chatglm3.releases import RELEASES
 from glimmer.families.chatglm3.tokenizer import has_tokenizer, load_tokenizer, stop_token_ids
+from glimmer.families.chatglm3.tool_grammar import tool_grammar
 from glimmer.families.chatglm3.tool_parser import tool_parser
 from glimmer.families.config import Config
 from glimmer.families.family import Chat, Family
@@ -64,7 +65,9 @@ FAMILY = Family(
     exporter=EXPORTER,
     has_tokenizer=has_tokenizer,
     tokenizer=load_tokenizer,
-    chat=lambda _checkpoint, tokenizer: Chat(ChatGLM3Template(tokenizer), tool_parser),
+    chat=lambda _checkpoint, tokenizer: Chat(
+        ChatGLM3Template(tokenizer), tool_parser, tool_grammar
+    ),
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.8, "top_p": 0.8}),
     releases=RELEASES,

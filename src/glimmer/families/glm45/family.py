@@ -13,7 +13,13 @@ from glimmer.families.family import Chat, Family
 from glimmer.families.glm45.chat_template import GLM45Template
 from glimmer.families.glm45.export import EXPORTER
 from glimmer.families.glm45.releases import RELEASES
-from glimmer.families.glm45.tokenizer import has_tokenizer, load_tokenizer, stop_token_ids
+from glimmer.families.glm45.tokenizer import (
+    THINK_END,
+    has_tokenizer,
+    load_tokenizer,
+    stop_token_ids,
+)
+from glimmer.families.glm45.tool_grammar import tool_grammar
 from glimmer.families.glm45.tool_parser import tool_parser
 from glimmer.families.glm45.weights import WEIGHT_MAP
 
@@ -80,7 +86,13 @@ FAMILY = Family(
     exporter=EXPORTER,
     has_tokenizer=has_tokenizer,
     tokenizer=load_tokenizer,
-    chat=lambda _checkpoint, tokenizer: Chat(GLM45Template(tokenizer), tool_parser),
+    chat=lambda _checkpoint, tokenizer: Chat(
+        GLM45Template(tokenizer),
+        tool_parser,
+        tool_grammar,
+        # Asked not to think, it finds the thought closed already.
+        thought_end=lambda thinking: None if thinking is False else THINK_END,
+    ),
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.6, "top_p": 0.95}),
     releases=RELEASES,

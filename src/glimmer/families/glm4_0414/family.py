@@ -9,7 +9,8 @@ from glimmer.architecture import Architecture
 from glimmer.checkpoints import Checkpoint
 from glimmer.families.chatglm2.network import gguf_network, native_network
 from glimmer.families.family import Chat, Family
-from glimmer.families.glm4_0414.chat_template import THINK, GLM0414Template
+from glimmer.families.glm4.tool_grammar import tool_grammar
+from glimmer.families.glm4_0414.chat_template import THINK, THINK_END, GLM0414Template
 from glimmer.families.glm4_0414.export import EXPORTER
 from glimmer.families.glm4_0414.releases import RELEASES
 from glimmer.families.glm4_0414.tokenizer import has_tokenizer, load_tokenizer, stop_token_ids
@@ -33,7 +34,12 @@ def architecture(checkpoint: Checkpoint) -> Architecture:
 
 def chat(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Chat:
     thinks = _thinks(checkpoint)
-    return Chat(GLM0414Template(tokenizer, thinks), lambda tools: tool_parser(tools, thinks))
+    return Chat(
+        GLM0414Template(tokenizer, thinks),
+        lambda tools: tool_parser(tools, thinks),
+        tool_grammar,
+        thought_end=lambda _thinking: THINK_END if thinks else None,
+    )
 
 
 def _thinks(checkpoint: Checkpoint) -> bool:

@@ -1,0 +1,379 @@
+"""``LLM`` for asyncio: one thread runs the engine, any number of tasks wait for their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import queue
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable, Sequence
+from types import TracebackType
+from typing import Literal, overload
+
+from glimmer.engine import EngineStats, SamplingParams
+from glimmer.errors import GenerationError, GlimmerError
+from glimmer.llm import DEFAULT_MAX_NUM_SEQS, check_streamable
+from glimmer.loader import LoadedModel, Weights, load
+from glimmer.outputs import RequestOutput
+from glimmer.session import (
+    Group,
+    KVCacheKind,
+    Messages,
+    Params,
+    Prepared,
+    Prompt,
+    Session,
+    ToolChoice,
+    Tools,
+)
+
+_Delivery = list[RequestOutput] | BaseException
+
+
+class _Channel:
+    """Brings the outputs of some prompts from the engine's thread to one task.
+
+    The thread shows what is new only when the task has taken what came before, so that a slow
+    reader costs nothing.
+    """
+
+    def __init__(self, prepared: Sequence[Prepared], stream: bool) -> None:
+        self.prepared = prepared
+        self.groups: list[Group] = []
+        self._stream = stream
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[_Delivery] = asyncio.Queue()
+        self.is_wanted = True
+        """Whether the task waits; set by it, cleared by the thread."""
+
+    # In the engine's thread
+
+    @property
+    def is_finished(self) -> bool:
+        return all(g.is_finished and not g.is_pending for g in self.groups)
+
+    def show(self) -> None:
+        if not self.is_wanted:
+            return
+        if self._stream:
+            if any(g.is_pending for g in self.groups):
+                self._deliver([output for g in self.groups for output in g.news()])
+        elif all(g.is_finished for g in self.groups):
+            self._deliver([g.result() for g in self.groups])
+
+    def tell_start(self) -> None:
+        """To a task that streams: what is refused is refused before its first output."""
+        if self._stream:
+            self._deliver([])
+
+    def fail(self, error: BaseException) -> None:
+        self._deliver(error)
+
+    def _deliver(self, delivery: _Delivery) -> None:
+        self.is_wanted = False
+        # A loop that is closed has no task that waits.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, delivery)
+
+    # In the task
+
+    async def take(self) -> list[RequestOutput]:
+        delivery = await self._queue.get()
+        if isinstance(delivery, BaseException):
+            raise delivery
+        return delivery
+
+
+class AsyncLLM:
+    """``LLM`` for any number of tasks at once, in one event loop or several.
+
+    Requests of all tasks run in one batch. Cancelling a task, or leaving its iterator, aborts its
+    request. With ``max_waiting``, a request that finds so many others waiting ends with
+    ``QueueFullError``. The other values are those of ``LLM``. ``async with`` ends the thread, as
+    does ``aclose``.
+
+    Raises: as ``LLM``.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel | str | os.PathLike[str],
+        *,
+        weights: Weights = "auto",
+        family: str | None = None,
+        num_threads: int | None = None,
+        max_num_seqs: int = DEFAULT_MAX_NUM_SEQS,
+        max_model_len: int | None = None,
+        kv_cache: KVCacheKind = "auto",
+        kv_memory: int | str | None = None,
+        max_waiting: int | None = None,
+        prefix_caching: bool = True,
+        speculation: bool = True,
+    ) -> None:
+        if not isinstance(model, LoadedModel):
+            model = load(model, weights=weights, family=family, num_threads=num_threads)
+        self._session = Session(
+            model,
+            max_num_seqs=max_num_seqs,
+            max_model_len=max_model_len,
+            kv_cache=kv_cache,
+            kv_memory=kv_memory,
+            max_waiting=max_waiting,
+            prefix_caching=prefix_caching,
+            speculation=speculation,
+        )
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._channels: list[_Channel] = []
+        self._closed: GlimmerError | None = None
+        self._closing = threading.Lock()
+        """Held to close, and to ask for something: nothing is asked of what is closed."""
+        self._thread = threading.Thread(target=self._run, name="glimmer-engine", daemon=True)
+        self._thread.start()
+        _OPEN.add(self)
+
+    @property
+    def model(self) -> LoadedModel:
+        return self._session.model
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of prompt and answer together, at most."""
+        return self._session.max_model_len
+
+    @property
+    def default_params(self) -> SamplingParams:
+        """What the release asks for; SamplingParams' own values where it is silent."""
+        return self._session.default_params
+
+    @property
+    def stats(self) -> EngineStats:
+        """As of some moment of late; each number is right by itself."""
+        return self._session.stats
+
+    @overload
+    async def chat(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        tools: Tools = None,
+        *,
+        tool_choice: ToolChoice = "auto",
+        thinking: bool | None = None,
+        priority: int = 0,
+        stream: Literal[False] = False,
+    ) -> RequestOutput: ...
+
+    @overload
+    async def chat(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        tools: Tools = None,
+        *,
+        tool_choice: ToolChoice = "auto",
+        thinking: bool | None = None,
+        priority: int = 0,
+        stream: Literal[True],
+    ) -> AsyncGenerator[RequestOutput, None]: ...
+
+    async def chat(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        tools: Tools = None,
+        *,
+        tool_choice: ToolChoice = "auto",
+        thinking: bool | None = None,
+        priority: int = 0,
+        stream: bool = False,
+    ) -> RequestOutput | AsyncGenerator[RequestOutput, None]:
+        """As ``LLM.chat``; with ``stream``, ``async for output in await llm.chat(...)``."""
+        prepared = [
+            await asyncio.to_thread(
+                self._session.prepare_chat, messages, params, tools, tool_choice, thinking, priority
+            )
+        ]
+        if stream:
+            return await self._stream(prepared)
+        (output,) = await self._finish(prepared)
+        if output.error is not None:
+            raise output.error
+        return output
+
+    @overload
+    async def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: Params = None,
+        *,
+        allow_special: bool = False,
+        priority: int = 0,
+        stream: Literal[False] = False,
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    async def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: Params = None,
+        *,
+        allow_special: bool = False,
+        priority: int = 0,
+        stream: Literal[True],
+    ) -> AsyncGenerator[RequestOutput, None]: ...
+
+    async def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: Params = None,
+        *,
+        allow_special: bool = False,
+        priority: int = 0,
+        stream: bool = False,
+    ) -> list[RequestOutput] | AsyncGenerator[RequestOutput, None]:
+        """As ``LLM.generate``; with ``stream``, ``async for output in await llm.generate(...)``."""
+        prepared = await asyncio.to_thread(
+            self._session.prepare_prompts, prompts, params, allow_special, priority
+        )
+        if stream:
+            return await self._stream(prepared)
+        outputs = await self._finish(prepared)
+        if len(outputs) == 1 and outputs[0].error is not None:
+            raise outputs[0].error
+        return outputs
+
+    async def aclose(self) -> None:
+        """End the thread; requests that still run end with GenerationError."""
+        await asyncio.to_thread(self._join)
+
+    async def __aenter__(self) -> AsyncLLM:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    # In a task
+
+    async def _finish(self, prepared: Sequence[Prepared]) -> list[RequestOutput]:
+        channel = self._open(prepared, stream=False)
+        try:
+            return await channel.take()
+        finally:
+            self._leave(channel)
+
+    async def _stream(self, prepared: Sequence[Prepared]) -> AsyncGenerator[RequestOutput, None]:
+        for p in prepared:
+            check_streamable(p.requests[0].params)
+        channel = self._open(prepared, stream=True)
+        try:
+            await channel.take()  # that it has started; refusals are raised here
+        except BaseException:
+            self._leave(channel)
+            raise
+        return self._follow(channel)
+
+    async def _follow(self, channel: _Channel) -> AsyncGenerator[RequestOutput, None]:
+        left = sum(len(p.requests) for p in channel.prepared)
+        alone = len(channel.prepared) == 1
+        try:
+            while left:
+                self._want(channel)
+                for output in await channel.take():
+                    if output.error is not None and alone:
+                        raise output.error
+                    left -= output.finish_reason is not None
+                    yield output
+        finally:
+            self._leave(channel)
+
+    def _open(self, prepared: Sequence[Prepared], stream: bool) -> _Channel:
+        channel = _Channel(prepared, stream)
+        if not self._ask(lambda: self._start(channel)):
+            assert self._closed is not None
+            raise self._closed
+        return channel
+
+    def _want(self, channel: _Channel) -> None:
+        def show() -> None:
+            channel.is_wanted = True
+            channel.show()
+
+        if not self._ask(show):
+            assert self._closed is not None
+            raise self._closed
+
+    def _leave(self, channel: _Channel) -> None:
+        self._ask(lambda: self._drop(channel))
+
+    def _ask(self, command: Callable[[], None]) -> bool:
+        """Have the thread do something; False if it has ended."""
+        with self._closing:
+            if self._closed is None:
+                self._commands.put(command)
+            return self._closed is None
+
+    def _join(self) -> None:
+        self._ask(lambda: self._end(GenerationError("This AsyncLLM was closed.")))
+        self._thread.join()
+
+    # In the engine's thread
+
+    def _run(self) -> None:
+        while self._closed is None:
+            try:
+                self._obey()
+                if self._closed is None and self._session.engine.num_unfinished:
+                    self._session.step()
+                    for channel in self._channels:
+                        channel.show()
+            except Exception as error:  # a mistake of ours: nobody may wait for ever
+                self._end(GenerationError(f"The engine has failed and is closed: {error!r}."))
+                raise
+
+    def _obey(self) -> None:
+        """Do what tasks have asked for; wait for that where nothing else is to be done."""
+        idle = not self._session.engine.num_unfinished
+        while self._closed is None and (idle or not self._commands.empty()):
+            self._commands.get()()
+            idle = not self._session.engine.num_unfinished
+
+    def _start(self, channel: _Channel) -> None:
+        try:
+            channel.groups = self._session.start(channel.prepared)
+        except GlimmerError as error:
+            channel.fail(error)
+            return
+        self._channels.append(channel)
+        channel.tell_start()
+
+    def _drop(self, channel: _Channel) -> None:
+        self._session.forget(channel.groups)
+        if channel in self._channels:
+            self._channels.remove(channel)
+
+    def _end(self, error: GlimmerError) -> None:
+        with self._closing:
+            self._closed = error
+        # Whoever has asked before that is told.
+        while not self._commands.empty():
+            self._commands.get()()
+        for channel in self._channels:
+            channel.fail(error)
+
+
+_OPEN: weakref.WeakSet[AsyncLLM] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread must not be inside the core when the interpreter goes."""
+    for llm in list(_OPEN):
+        llm._join()
