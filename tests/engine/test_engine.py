@@ -9,7 +9,7 @@ import functools
 import gc
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,12 @@ CONTEXT = random_architecture(
 @functools.cache
 def native(architecture: Architecture) -> NativeModel:
     return TinyModel.random(architecture).native(num_threads=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models() -> Iterator[None]:
+    yield
+    native.cache_clear()
 
 
 def prompt_of(architecture: Architecture, token_ids: Sequence[int]) -> tuple[int, ...]:
@@ -255,24 +261,24 @@ def test_a_request_that_is_refused_leaves_the_others_alone() -> None:
 class _Failing:
     """A model whose steps fail while a certain token is among their inputs."""
 
-    def __init__(self, model: NativeModel, token: int, error: Exception) -> None:
+    def __init__(self, model: NativeModel, token: int, error: type[Exception]) -> None:
         self.architecture = model.architecture
         self._model, self._token, self._error = model, token, error
 
     def step(self, cache: KVCache, step: StepInput) -> StepResult:
         if self._token in step.token_ids:
-            raise self._error
+            raise self._error("a mistake")
         return self._model.step(cache, step)
 
 
 @pytest.mark.parametrize(
     ("error", "seen"),
     [
-        (InvalidParameterError("a mistake"), InvalidParameterError),
-        (MemoryError(), OutOfMemoryError),
+        (InvalidParameterError, InvalidParameterError),
+        (MemoryError, OutOfMemoryError),
     ],
 )
-def test_a_request_that_fails_ends_alone(error: Exception, seen: type[Exception]) -> None:
+def test_a_request_that_fails_ends_alone(error: type[Exception], seen: type[Exception]) -> None:
     model = native(CAUSAL)
     failing: Any = _Failing(model, 23, error)
     engine = Engine(failing, KVCache(model, 64), max_num_seqs=8, max_model_len=MAX_MODEL_LEN)
