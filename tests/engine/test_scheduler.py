@@ -8,7 +8,7 @@ from glimmer.engine import Request, SamplingParams
 from glimmer.engine.block_pool import BlockPool
 from glimmer.engine.scheduler import PRIORITY_PLACES, Scheduler, SchedulerOutput
 from glimmer.engine.sequence import Sequence
-from glimmer.engine.speculation import Drafter
+from glimmer.engine.speculation import Drafter, StepCosts
 from glimmer.native import BLOCK_SIZE
 
 
@@ -204,13 +204,13 @@ def test_a_fork_whose_leader_is_gone_goes_its_own_way() -> None:
 def test_drafts_fill_what_costs_little(company: int, drafts: int) -> None:
     scheduler = make_scheduler()
     for request_id in range(company):
-        sequence = make_sequence(request_id, 6, 30)
-        sequence.token_ids = [1, 2, 3, 4, 5, 1, 2, 3]
-        sequence.drafter = Drafter()
+        sequence = make_sequence(request_id, 10, 30)
+        sequence.token_ids = [1, 2, 3, 4, 5, 6, 1, 2, 3, 4]
+        sequence.drafter = Drafter(StepCosts())
         scheduler.add(sequence)
     step(scheduler)
     for sequence in scheduler.sequences:
-        sequence.token_ids[-1:] = [4]
+        sequence.token_ids[-1:] = [5]
     assert numbers(scheduler.schedule()) == [(i, 1 + drafts) for i in range(company)]
 
 
@@ -218,7 +218,7 @@ def test_nothing_is_drafted_beyond_the_end() -> None:
     scheduler = make_scheduler()
     sequence = make_sequence(0, 8, 3)
     sequence.token_ids = [1, 2, 3, 4, 1, 2, 3, 4]
-    sequence.drafter = Drafter()
+    sequence.drafter = Drafter(StepCosts())
     scheduler.add(sequence)
     scheduler.schedule()
     scheduler.computed(sequence, 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from glimmer.engine.block_pool import BlockPool
 from glimmer.engine.request import Request
 from glimmer.engine.scheduler import ScheduledSequence, Scheduler, blocks_for
 from glimmer.engine.sequence import FinishReason, Sequence
-from glimmer.engine.speculation import Drafter
+from glimmer.engine.speculation import Drafter, StepCosts
 from glimmer.errors import (
     GenerationError,
     GlimmerError,
@@ -94,6 +95,7 @@ class Engine:
         self._max_model_len = max_model_len
         self._max_waiting = max_waiting
         self._speculation = speculation
+        self._costs = StepCosts()
         self._scheduler = Scheduler(
             BlockPool(cache.num_blocks),
             max_num_seqs,
@@ -146,7 +148,8 @@ class Engine:
         architecture = self._model.architecture
         layout = architecture.layout(request.prompt_token_ids) if architecture.blanks else None
         constraint = request.make_constraint() if request.make_constraint is not None else None
-        drafter = Drafter() if self._speculation and request.params.speculation else None
+        drafts = self._speculation and request.params.speculation
+        drafter = Drafter(self._costs) if drafts else None
         sequence = Sequence(request, longest, layout, constraint, drafter)
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
@@ -175,7 +178,10 @@ class Engine:
         """A step of all; where that fails, one of each, so that only those at fault end."""
         try:
             step = build_step(scheduled, self._model.architecture.vocab_size)
+            start = time.perf_counter()
             result = self._model.step(self._cache, step)
+            if len(scheduled) == 1 and scheduled[0].sequence.decodes:
+                self._costs.learn(scheduled[0].num_tokens, time.perf_counter() - start)
         except (GlimmerError, MemoryError) as error:
             if len(scheduled) == 1:
                 yield self._fail(scheduled[0].sequence, error)
