@@ -14,7 +14,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import accuracy, bars, child, memory, report, speed, startup
+from benchmarks import (
+    accuracy,
+    bars,
+    batches,
+    child,
+    engine_figures,
+    memory,
+    report,
+    speed,
+    startup,
+)
 from benchmarks.machine import describe_machine, find_peer
 from benchmarks.results import Results
 from glimmer.catalogue import find_file
@@ -22,7 +32,7 @@ from glimmer.checkpoints import open_checkpoint
 from glimmer.errors import GlimmerError
 from glimmer.native.cpu import physical_cores
 
-SECTIONS = ("prefill", "decode", "startup", "memory", "accuracy")
+SECTIONS = ("prefill", "decode", "startup", "memory", "accuracy", "batches", "engine")
 Progress = Callable[[str], None]
 
 
@@ -88,6 +98,14 @@ def run(args: argparse.Namespace, progress: Progress) -> Results:
         )
         if "accuracy" in args.only
         else {},
+        batches=batches.measure(num_threads=args.threads, num_rounds=args.rounds, progress=progress)
+        if "batches" in args.only
+        else None,
+        engine=engine_figures.measure(
+            model, num_threads=args.threads, num_rounds=args.rounds, progress=progress
+        )
+        if "engine" in args.only
+        else None,
     )
 
 

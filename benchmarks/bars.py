@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks import speed
+from benchmarks.batches import OURS, SIZES
 from benchmarks.machine import MAX_FOREIGN_LOAD
 from benchmarks.results import Results
 from benchmarks.startup import medians
@@ -49,5 +50,20 @@ def bars(results: Results) -> Iterator[Bar]:
         yield Bar("import glimmer", seconds["import_s"], "<", MAX_IMPORT_S, "s")
         yield Bar("from glimmer import LLM", seconds["import_llm_s"], "<", MAX_IMPORT_S, "s")
         yield Bar("glimmer --help", seconds["help_s"], "<", MAX_HELP_S, "s")
+    if (found := results.batches) is not None and (best := found.best_peer()) is not None:
+        quiet = (found.foreign_load or 0) <= MAX_FOREIGN_LOAD
+        ours = [found.median(OURS, size) for size in SIZES]
+        name = f"32 sequences to the best of {best[0]} at any size"
+        yield Bar(name, ours[-1] / best[1], ">=", 1.0, "x", quiet)
+        name = "32 sequences to the best of our own smaller batches"
+        yield Bar(name, ours[-1] / max(ours[:-1]), ">=", 1.0, "x", quiet)
+    if (engine := results.engine) is not None:
+        quiet = (engine.foreign_load or 0) <= MAX_FOREIGN_LOAD
+        yield Bar("second request with the same 2,000 tokens",
+                  statistics.median(engine.prefix_gains), ">=", 20, "x sooner", quiet)  # fmt: skip
+        yield Bar("engine's share of a step, 32 sequences",
+                  100 * statistics.median(engine.overhead), "<", 2, "%", quiet)  # fmt: skip
+        yield Bar("with drafts, text that does not repeat",
+                  statistics.median(engine.story_gain), ">=", 0.97, "x", quiet)  # fmt: skip
     if (memory := results.memory) is not None:
         yield Bar("peak memory", memory.peak_bytes / 1e6, "<=", memory.allowed_bytes / 1e6, "MB")

@@ -41,15 +41,32 @@ def _memory(llm: LLM) -> dict[str, object]:
     }
 
 
+class BatchedLLM:
+    """See ``workload.BatchEngine``."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+        self.vocab_size = llm.model.architecture.vocab_size
+
+    def generate(self, prompts: list[list[int]], num_tokens: int) -> None:
+        params = SamplingParams(temperature=0, max_new_tokens=num_tokens, ignore_eos=True)
+        outputs = self._llm.generate(prompts, params)
+        assert all(o.usage.completion_tokens == num_tokens for o in outputs)
+
+
 def main() -> None:
     parser = child.parser(__doc__)
-    parser.add_argument("task", choices=["prefill", "decode", "memory"])
+    parser.add_argument("task", choices=["prefill", "decode", "memory", "batches"])
     parser.add_argument("--activations", choices=["auto", "int8", "int16"], default="auto")
     args = parser.parse_args()
     imported = resident_bytes()
     start = time.perf_counter()
     model = glimmer.load(args.model, num_threads=args.threads, activations=args.activations)
-    llm = LLM(model)
+    # Random networks run in circles, which drafts make quick: nothing that peers could match.
+    if args.task == "batches":
+        llm = LLM(model, max_num_seqs=32, max_model_len=256, speculation=False)
+    else:
+        llm = LLM(model, speculation=False)
     load_s = time.perf_counter() - start
     result: dict[str, object] = {}
     match args.task:
@@ -57,6 +74,8 @@ def main() -> None:
             result["tokens_per_s"] = workload.median_of_repeats(lambda seed: _prefill(llm, seed))
         case "decode":
             result["tokens_per_s"] = workload.median_of_repeats(lambda seed: _decode(llm, seed))
+        case "batches":
+            result["tokens_per_s"] = workload.batch_tokens_per_s(BatchedLLM(llm))
         case "memory":
             loaded = resident_bytes()
             result |= {"load_s": load_s, "imported": imported, "loaded": loaded}

@@ -11,6 +11,8 @@ from rich.table import Table
 from benchmarks import workload
 from benchmarks.accuracy import Accuracy
 from benchmarks.bars import bars
+from benchmarks.batches import SIZES, Batches
+from benchmarks.engine_figures import EngineFigures
 from benchmarks.machine import MAX_FOREIGN_LOAD, Machine, Peer
 from benchmarks.memory import ALLOWANCE_BYTES, Memory
 from benchmarks.results import Results
@@ -59,6 +61,10 @@ def _parts(results: Results) -> Iterator[RenderableType]:
         yield _memory_table(results.memory)
     if results.accuracy:
         yield _accuracy_table(results.accuracy)
+    if results.batches is not None:
+        yield _batches_table(results.batches)
+    if results.engine is not None:
+        yield _engine_table(results.engine)
     if (table := _bars_table(results)).row_count:
         yield table
 
@@ -141,6 +147,39 @@ def _accuracy_table(accuracy: Mapping[str, Accuracy]) -> Table:
         )
     spread = next(iter(accuracy.values())).logit_std
     table.caption = f"The logits of a token have a standard deviation of {spread:.2f}."
+    return table
+
+
+def _batches_table(batches: Batches) -> Table:
+    table = _table(
+        f"Sequences of {workload.BATCH_PROMPT_TOKENS} + {workload.BATCH_ANSWER_TOKENS} tokens: "
+        "generated tok/s, prompts included",
+        "engine",
+        *map(str, SIZES),
+    )
+    for engine in batches.tokens_per_s:
+        table.add_row(engine, *(f"{batches.median(engine, size):.1f}" for size in SIZES))
+    for engine, why in batches.missing.items():
+        table.add_row(f"{engine}: {why}", *[""] * len(SIZES))
+    if batches.foreign_load is not None:
+        table.caption = f"Other programs took {batches.foreign_load:.0%} of the processors."
+    return table
+
+
+def _engine_table(engine: EngineFigures) -> Table:
+    table = _table("The engine", "what", "median", "range")
+    rows = {
+        "its share of a step with 32 sequences, %": [100 * x for x in engine.overhead],
+        "first token of 2016 tokens, s": engine.first_s,
+        "first token with 2000 of them cached, s": engine.second_s,
+        "the same as a ratio": engine.prefix_gains,
+        "drafts, answer that copies: x": engine.copy_gain,
+        "drafts, answer that does not: x": engine.story_gain,
+    }
+    for what, values in rows.items():
+        table.add_row(
+            what, f"{statistics.median(values):.3g}", f"{min(values):.3g} to {max(values):.3g}"
+        )
     return table
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.accuracy import Accuracy
+from benchmarks.batches import Batches
+from benchmarks.engine_figures import EngineFigures
 from benchmarks.machine import Machine, Peer
 from benchmarks.memory import Memory
 from benchmarks.speed import Speed
@@ -21,3 +23,5 @@ class Results:
     startup: StartUp | None
     memory: Memory | None
     accuracy: Mapping[str, Accuracy]
+    batches: Batches | None
+    engine: EngineFigures | None

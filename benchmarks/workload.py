@@ -14,6 +14,10 @@ PROMPT_TOKENS = 16
 DECODE_TOKENS = 64
 CONTEXT_TOKENS = 1024
 """Room for any of the above together."""
+BATCH_PROMPT_TOKENS = 128
+BATCH_ANSWER_TOKENS = 64
+"""Of each sequence in a batch."""
+BATCH_SIZES = (1, 4, 8, 16, 32)
 REPEATS = 3
 """Measurements per process, of which the median counts, after one that does not."""
 
@@ -65,6 +69,35 @@ def decode_tokens_per_s(engine: Engine) -> float:
         return DECODE_TOKENS / (time.perf_counter() - start)
 
     return median_of_repeats(measure)
+
+
+class BatchEngine(Protocol):
+    """Many sequences on one engine."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def generate(self, prompts: list[list[int]], num_tokens: int) -> None:
+        """Read all prompts and generate so many tokens after each."""
+        ...
+
+
+def batch_tokens_per_s(engine: BatchEngine) -> dict[int, float]:
+    """Generated tokens per second, from the first prompt to the last token, by sequences."""
+
+    def measure(size: int, seed: int) -> float:
+        prompts = [
+            random_ids(BATCH_PROMPT_TOKENS, engine.vocab_size, seed=1000 * seed + i)
+            for i in range(size)
+        ]
+        start = time.perf_counter()
+        engine.generate(prompts, BATCH_ANSWER_TOKENS)
+        return size * BATCH_ANSWER_TOKENS / (time.perf_counter() - start)
+
+    measure(4, 0)  # pays for page faults
+    return {
+        size: statistics.median(measure(size, seed) for seed in range(1, 3)) for size in BATCH_SIZES
+    }
 
 
 def fill_context(engine: Engine) -> None:

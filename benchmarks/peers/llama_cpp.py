@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import json
 import time
+from collections.abc import Container
 from pathlib import Path
 from types import ModuleType
 
@@ -14,13 +15,15 @@ import numpy as np
 from benchmarks import child, reference, workload
 from benchmarks.process_memory import peak_bytes
 
-_TASKS = ("probe", "requantize", "prefill", "decode", "memory", "accuracy")
+_TASKS = ("probe", "requantize", "prefill", "decode", "memory", "accuracy", "batches")
 
 
 class LlamaCppEngine:
     """Defaults of the library: float16 KV cache, flash attention where it sees fit, mapped file."""
 
-    def __init__(self, lib: ModuleType, model: Path, num_threads: int) -> None:
+    def __init__(
+        self, lib: ModuleType, model: Path, num_threads: int, num_sequences: int = 1
+    ) -> None:
         self._lib = lib
         lib.llama_backend_init()
         model_params = lib.llama_model_default_params()
@@ -31,6 +34,9 @@ class LlamaCppEngine:
         params = lib.llama_context_default_params()
         params.n_ctx = workload.CONTEXT_TOKENS
         params.n_batch = params.n_ubatch = workload.PREFILL_TOKENS
+        if num_sequences > 1:
+            params.n_seq_max = num_sequences
+            params.n_ctx = 256 * num_sequences
         params.n_threads = params.n_threads_batch = num_threads
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
@@ -46,6 +52,36 @@ class LlamaCppEngine:
     def forward(self, token_ids: list[int]) -> int:
         self._decode(token_ids, all_logits=False)
         return int(self._row(len(token_ids) - 1).argmax())
+
+    def generate(self, prompts: list[list[int]], num_tokens: int) -> None:
+        """See ``workload.BatchEngine``. Prompts share batches; tokens are the likeliest ones."""
+        self.clear()
+        rows = [(t, p, s) for s, ids in enumerate(prompts) for p, t in enumerate(ids)]
+        lengths = [len(ids) for ids in prompts]
+        latest = [0] * len(prompts)
+        for first in range(0, len(rows), workload.PREFILL_TOKENS):
+            part = rows[first : first + workload.PREFILL_TOKENS]
+            ends = {i: s for i, (_, p, s) in enumerate(part) if p == lengths[s] - 1}
+            self._decode_rows(part, ends)
+            for row, sequence in ends.items():
+                latest[sequence] = int(self._row(row).argmax())
+        for step in range(num_tokens - 1):
+            part = [(t, lengths[s] + step, s) for s, t in enumerate(latest)]
+            self._decode_rows(part, range(len(part)))
+            latest = [int(self._row(i).argmax()) for i in range(len(part))]
+
+    def _decode_rows(self, rows: list[tuple[int, int, int]], wanted: Container[int]) -> None:
+        """Tokens as (id, position, sequence); logits of the ``wanted`` rows."""
+        batch = self._batch
+        batch.n_tokens = len(rows)
+        for i, (token_id, position, sequence) in enumerate(rows):
+            batch.token[i] = token_id
+            batch.pos[i] = position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = i in wanted
+        if (code := self._lib.llama_decode(self._context, batch)) != 0:
+            raise RuntimeError(f"llama_decode returned {code}")
 
     def logits(self, token_ids: list[int]) -> reference.Float32Array:
         """After each token of a new sequence, ``[len(token_ids), vocab_size]``."""
@@ -105,7 +141,8 @@ def main() -> None:
         print(json.dumps({}), flush=True)
         return
     start = time.perf_counter()
-    engine = LlamaCppEngine(lib, Path(args.model), args.threads)
+    num_sequences = max(workload.BATCH_SIZES) if args.task == "batches" else 1
+    engine = LlamaCppEngine(lib, Path(args.model), args.threads, num_sequences)
     load_s = time.perf_counter() - start
     result: dict[str, object] = {}
     match args.task:
@@ -117,6 +154,8 @@ def main() -> None:
             result["tokens_per_s"] = workload.prefill_tokens_per_s(engine)
         case "decode":
             result["tokens_per_s"] = workload.decode_tokens_per_s(engine)
+        case "batches":
+            result["tokens_per_s"] = workload.batch_tokens_per_s(engine)
         case "memory":
             workload.fill_context(engine)
             result |= {"load_s": load_s, "peak_bytes": peak_bytes()}

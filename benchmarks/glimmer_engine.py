@@ -1,0 +1,112 @@
+"""What the engine adds to a step, and what it saves: prefix cache, drafts. Runs in a process of its
+own."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from typing import Any
+
+import glimmer
+from benchmarks import child, workload
+from glimmer import LLM, SamplingParams
+from glimmer.engine import Engine, Request
+from glimmer.loader import LoadedModel
+from glimmer.native import KVCache
+
+PREFIX_TOKENS, QUESTION_TOKENS = 2000, 16
+NUM_SEQUENCES, NUM_STEPS = 32, 60
+ANSWER_TOKENS = 160
+_PAGE = """def area(width, height):
+    return width * height
+
+def volume(width, height, depth):
+    return width * height * depth
+
+def perimeter(width, height):
+    return 2 * (width + height)
+
+"""
+# Three copies of a page, the fourth to be written: each token can be drafted.
+COPY = "".join(f"# Copy {n}\n{_PAGE}" for n in (1, 2, 3)) + "# Copy 4\n"
+STORY = "Once upon a time a fisherman found a lamp, and this is what he did with it:"
+
+
+def prefix_times(llm: LLM, seed: int) -> dict[str, float]:
+    """Seconds to the first token of a prompt, and of another with the same beginning."""
+    vocab_size = llm.model.architecture.vocab_size
+    prefix = workload.random_ids(PREFIX_TOKENS, vocab_size, seed)
+    params = SamplingParams(temperature=0, max_new_tokens=1, ignore_eos=True)
+    first, second = (
+        llm.generate([[*prefix, *workload.random_ids(QUESTION_TOKENS, vocab_size, s)]], params)[0]
+        for s in (seed + 1000, seed + 2000)
+    )
+    return {
+        "first_s": first.timing.time_to_first_token_s,
+        "second_s": second.timing.time_to_first_token_s,
+    }
+
+
+def overhead(model: LoadedModel) -> float:
+    """The share of a step that is not the core's: scheduling, arrays, taking the tokens."""
+    native, step, seconds = model.native, model.native.step, [0.0]
+
+    def timed(cache: KVCache, given: Any) -> Any:
+        start = time.perf_counter()
+        result = step(cache, given)
+        seconds[0] += time.perf_counter() - start
+        return result
+
+    engine = Engine(native, KVCache(native, 512), max_num_seqs=NUM_SEQUENCES, max_model_len=512)
+    params = SamplingParams(temperature=0.8, max_new_tokens=300, ignore_eos=True)
+    for number in range(NUM_SEQUENCES):
+        prompt = workload.random_ids(128, model.architecture.vocab_size, number)
+        engine.add_request(Request(number, tuple(prompt), params, frozenset(), number))
+    while len(engine.step()) < NUM_SEQUENCES:
+        pass  # until all prompts are read
+    native.step = timed  # type: ignore[method-assign]
+    start = time.perf_counter()
+    for _ in range(NUM_STEPS):
+        engine.step()
+    total = time.perf_counter() - start
+    native.step = step  # type: ignore[method-assign]
+    return (total - seconds[0]) / total
+
+
+def drafts_gain(llm: LLM, prompt: str, temperature: float) -> float:
+    """How many times as fast an answer is with drafts: the median of pairs."""
+    ratios = []
+    for seed in range(5):
+        seconds = {}
+        for speculation in (False, True) if seed % 2 else (True, False):
+            params = SamplingParams(
+                temperature=temperature,
+                top_p=1,
+                seed=seed,
+                max_new_tokens=ANSWER_TOKENS,
+                ignore_eos=True,
+                speculation=speculation,
+            )
+            timing = llm.generate(prompt, params)[0].timing
+            seconds[speculation] = timing.total_s - timing.time_to_first_token_s
+        ratios.append(seconds[False] / seconds[True])
+    return statistics.median(ratios)
+
+
+def main() -> None:
+    args = child.parser(__doc__).parse_args()
+    model = glimmer.load(args.model, num_threads=args.threads)
+    llm = LLM(model, max_num_seqs=2)
+    llm.generate("warm up", SamplingParams(max_new_tokens=8))
+    result = {
+        "overhead": overhead(model),
+        "copy_gain": drafts_gain(llm, COPY, 0.0),
+        "story_gain": drafts_gain(llm, STORY, 0.8),
+        **prefix_times(llm, 0),
+    }
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
