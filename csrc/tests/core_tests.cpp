@@ -176,20 +176,29 @@ void load(Decoder& d, Random random, DType kept) {
 // half of each is its context, where there is such a thing.
 struct Batch {
   const Architecture& a;
-  std::vector<int32_t> ids, positions, block_positions, lengths, context_lengths, tables, rows;
+  std::vector<int32_t> ids, positions, block_positions, lengths, kv_lengths, context_lengths,
+      tables, rows;
   int max_blocks = 0;
 
   explicit Batch(const Architecture& architecture) : a(architecture) {}
 
   void add(const std::vector<int32_t>& tokens, int first_block, int blocks) {
-    for (size_t i = 0; i < tokens.size(); ++i) {
+    add_from(0, tokens, first_block, blocks);
+  }
+  // The last token of a sequence whose others are in the cache.
+  void add_last(const std::vector<int32_t>& tokens, int first_block, int blocks) {
+    add_from(tokens.size() - 1, tokens, first_block, blocks);
+  }
+  void add_from(size_t first, const std::vector<int32_t>& tokens, int first_block, int blocks) {
+    for (size_t i = first; i < tokens.size(); ++i) {
       rows.push_back(static_cast<int32_t>(ids.size()));
       ids.push_back(tokens[i]);
       positions.push_back(static_cast<int32_t>(i));
       block_positions.push_back(static_cast<int32_t>(i / 2));
     }
     context_lengths.push_back(static_cast<int32_t>(tokens.size() / 2));
-    lengths.push_back(static_cast<int32_t>(tokens.size()));
+    lengths.push_back(static_cast<int32_t>(tokens.size() - first));
+    kv_lengths.push_back(static_cast<int32_t>(tokens.size()));
     for (int b = 0; b < blocks; ++b) tables.push_back(first_block + b);
     max_blocks = blocks;
   }
@@ -201,7 +210,7 @@ struct Batch {
                 a.rope_positions == RopePositions::k2d ? block_positions.data() : nullptr,
             .num_sequences = static_cast<int>(lengths.size()),
             .query_lengths = lengths.data(),
-            .kv_lengths = lengths.data(),
+            .kv_lengths = kv_lengths.data(),
             .context_lengths = a.mask == Mask::kPrefix ? context_lengths.data() : nullptr,
             .max_blocks = max_blocks,
             .block_tables = tables.data(),
@@ -259,6 +268,13 @@ void test_steps() {
           const std::vector<float> expected = alone.run(d, own);
           expect(same(expected.data(), &logits[offset], expected.size()),
                  "alone as in a batch: " + label);
+          for (int b = 0; b < blocks; ++b) own.copy_block(1 + b, b);
+          Batch last(a);
+          last.add_last(prompt, 0, blocks);
+          const std::vector<float> continued = last.run(d, own);
+          expect(same(&expected[expected.size() - continued.size()], continued.data(),
+                      continued.size()),
+                 "the same from copied blocks: " + label);
           offset += expected.size();
         }
       }
@@ -392,6 +408,8 @@ void test_sampling() {
     const std::vector<int32_t> history = {5, 5, 9, 200, 9};
     const std::vector<int32_t> bias_ids = {3};
     const std::vector<float> bias_values = {2.5f};
+    std::vector<uint32_t> allowed((n + 31) / 32);  // every third token
+    for (int id = 0; id < n; id += 3) allowed[id / 32] |= uint32_t{1} << id % 32;
     std::vector<int32_t> top_ids(20);
     std::vector<float> top_logprobs(20);
     for (uint64_t seed = 0; seed < 200; ++seed) {
@@ -407,7 +425,8 @@ void test_sampling() {
                             .history = history,
                             .prompt_length = 2,
                             .bias_ids = bias_ids,
-                            .bias_values = bias_values};
+                            .bias_values = bias_values,
+                            .allowed = seed % 4 ? nullptr : allowed.data()};
       int32_t token = -1;
       for (int again = 0; again < 2; ++again) {
         std::vector<float> work = logits;
@@ -415,6 +434,7 @@ void test_sampling() {
         sampler.sample(row, work.data(), 20, result);
         expect(result.token >= 0 && result.token < n && result.logprob < 0, "a token is drawn");
         expect(again == 0 || result.token == token, "the same token again");
+        expect(!row.allowed || result.token % 3 == 0, "an allowed token");
         token = result.token;
       }
     }

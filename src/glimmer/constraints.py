@@ -19,6 +19,10 @@ from glimmer.tokenizers import Tokenizer
 _ANCHORS = ("\x02", "\n")
 
 
+_MAX_COMPILED = 256
+"""Constraints that are kept read: many requests have the same one."""
+
+
 class ConstraintCompiler:
     """Makes constraints for one model. What it needs of the vocabulary is made once, when first
     asked for."""
@@ -28,6 +32,7 @@ class ConstraintCompiler:
         self._tokenizer = tokenizer
         self._stop_ids = list(stop_ids)
         self._vocab_size = vocab_size
+        self._compiled: dict[Constraint, _Grammar] = {}
 
     def compile(self, constraint: Constraint) -> _Grammar:
         """Read a constraint.
@@ -36,10 +41,15 @@ class ConstraintCompiler:
             InvalidParameterError: it cannot be read; the message says where.
         """
         text = _to_grammar(constraint)
+        if constraint in self._compiled:
+            return self._compiled[constraint]
         if problem := llguidance.LLMatcher.validate_grammar(text, self._vocabulary):
             what = constraint.kind.replace("_", " ")
             raise InvalidParameterError(f"The {what} cannot be followed: {problem.strip()}")
-        return _Grammar(self._vocabulary, text, self._vocab_size)
+        if len(self._compiled) >= _MAX_COMPILED:
+            self._compiled.clear()
+        grammar = self._compiled[constraint] = _Grammar(self._vocabulary, text, self._vocab_size)
+        return grammar
 
     def after(self, end: str, grammar: _Grammar) -> _AfterThought:
         """The same, from the end of a thought on."""
