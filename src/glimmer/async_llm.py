@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
+import functools
 import os
 import queue
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
-from typing import Literal, overload
+from typing import Any, Literal, overload
+
+import numpy as np
 
 from glimmer.engine import EngineStats, SamplingParams
 from glimmer.errors import GenerationError, GlimmerError
 from glimmer.llm import DEFAULT_MAX_NUM_SEQS, check_streamable
 from glimmer.loader import LoadedModel, Weights, load
+from glimmer.native.model import Float32Array
 from glimmer.outputs import RequestOutput
 from glimmer.session import (
     Group,
@@ -87,6 +92,31 @@ class _Channel:
         return delivery
 
 
+class _Stream(AsyncGenerator[RequestOutput, None]):
+    """A generator that ends its request also if it was never begun."""
+
+    def __init__(
+        self, outputs: AsyncGenerator[RequestOutput, None], leave: Callable[[], None]
+    ) -> None:
+        self._outputs = outputs
+        self._leave = leave
+
+    async def asend(self, value: None) -> RequestOutput:
+        return await self._outputs.asend(value)
+
+    async def athrow(self, *error: Any) -> RequestOutput:
+        return await self._outputs.athrow(*error)
+
+    async def aclose(self) -> None:
+        try:
+            await self._outputs.aclose()
+        finally:
+            self._leave()
+
+    def __del__(self) -> None:
+        self._leave()
+
+
 class AsyncLLM:
     """``LLM`` for any number of tasks at once, in one event loop or several.
 
@@ -152,6 +182,16 @@ class AsyncLLM:
     def stats(self) -> EngineStats:
         """As of some moment of late; each number is right by itself."""
         return self._session.stats
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or its engine has failed: it answers nothing any more."""
+        return self._closed is not None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the weights and, when it is full, of the KV cache."""
+        return self._session.memory_bytes
 
     @overload
     async def chat(
@@ -245,6 +285,26 @@ class AsyncLLM:
             raise outputs[0].error
         return outputs
 
+    async def embed(self, prompts: Prompt | Sequence[Prompt]) -> tuple[Float32Array, int]:
+        """A vector for each prompt (see ``LoadedModel.embed``), float32
+        ``[len(prompts), hidden_size]``, and the number of their tokens.
+
+        Raises:
+            InvalidParameterError: no token, or an id outside the vocabulary.
+            PromptTooLongError: a prompt is longer than the context.
+            TokenizerError: text for a model without a tokenizer.
+        """
+        given = await asyncio.to_thread(self._session.encode_prompts, prompts)
+        vectors = []
+        for ids in given:
+            # One at a time, so that those who wait for answers get a step in between.
+            future: concurrent.futures.Future[Float32Array] = concurrent.futures.Future()
+            if not self._ask(functools.partial(self._embed, ids, future)):
+                assert self._closed is not None
+                raise self._closed
+            vectors.append(await asyncio.wrap_future(future))
+        return np.stack(vectors), sum(map(len, given))
+
     async def aclose(self) -> None:
         """End the thread; requests that still run end with GenerationError."""
         await asyncio.to_thread(self._join)
@@ -278,7 +338,7 @@ class AsyncLLM:
         except BaseException:
             self._leave(channel)
             raise
-        return self._follow(channel)
+        return _Stream(self._follow(channel), lambda: self._leave(channel))
 
     async def _follow(self, channel: _Channel) -> AsyncGenerator[RequestOutput, None]:
         left = sum(len(p.requests) for p in channel.prepared)
@@ -353,6 +413,19 @@ class AsyncLLM:
             return
         self._channels.append(channel)
         channel.tell_start()
+
+    def _embed(
+        self, ids: Sequence[int], future: concurrent.futures.Future[Float32Array]
+    ) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        if self._closed is not None:
+            future.set_exception(self._closed)
+            return
+        try:
+            future.set_result(self._session.model.embed(ids))
+        except (GlimmerError, MemoryError) as error:
+            future.set_exception(error)
 
     def _drop(self, channel: _Channel) -> None:
         self._session.forget(channel.groups)

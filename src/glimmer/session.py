@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, cast, get_args
@@ -21,7 +21,7 @@ from glimmer.engine import (
     SamplingParams,
     TokenConstraint,
 )
-from glimmer.errors import InvalidParameterError, OutOfMemoryError
+from glimmer.errors import InvalidParameterError, OutOfMemoryError, PromptTooLongError
 from glimmer.loader import LoadedModel
 from glimmer.native import BLOCK_SIZE, KVCache, available_memory, kv_block_bytes
 from glimmer.native.model import KVDType
@@ -41,6 +41,8 @@ KVCacheKind = Literal["auto", "float16", "float32", "int8"]
 # What a KV cache may take of free memory unless the caller says.
 _DEFAULT_KV_SHARE = 0.8
 _MAX_SEED = 2**64
+# No token of any family's has more characters that are no blanks; text has 2 to 5 a token.
+_MAX_TOKEN_CHARS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ class Session:
         num_blocks, self.max_model_len = plan_cache(
             model, dtype, max_num_seqs, max_model_len, kv_memory
         )
+        self._block_bytes = kv_block_bytes(model.architecture, dtype)
         self.cache = KVCache(model.native, num_blocks, dtype)
         self.engine = Engine(
             model.native,
@@ -144,6 +147,39 @@ class Session:
     def stats(self) -> EngineStats:
         return self.engine.stats
 
+    @property
+    def memory_bytes(self) -> int:
+        """Of the weights and, when it is full, of the KV cache."""
+        return self.model.weights_bytes + self.cache.num_blocks * self._block_bytes
+
+    def encode_prompts(self, prompts: Prompt | Sequence[Prompt]) -> list[Sequence[int]]:
+        """Token ids of texts that get no answer.
+
+        Raises:
+            InvalidParameterError, PromptTooLongError, TokenizerError
+        """
+        texts = as_prompts(prompts)
+        self._refuse_hopeless(prompt for prompt in texts if isinstance(prompt, str))
+        given = [
+            self.model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            for prompt in texts
+        ]
+        vocab_size = self.model.architecture.vocab_size
+        for ids in given:
+            if not ids:
+                raise InvalidParameterError("A text holds no token; give at least one.")
+            if len(ids) > self.max_model_len:
+                raise PromptTooLongError(
+                    f"A text takes {len(ids)} tokens, but the context holds {self.max_model_len}."
+                )
+            if bad := [i for i in ids if not 0 <= i < vocab_size]:
+                raise InvalidParameterError(
+                    f"The token id {bad[0]} is not in the vocabulary of {vocab_size}."
+                )
+        if not given:
+            raise InvalidParameterError("There is no text; give at least one.")
+        return given
+
     def prepare_chat(
         self,
         messages: Messages,
@@ -155,6 +191,8 @@ class Session:
     ) -> Prepared:
         """Raises InvalidParameterError, TokenizerError."""
         template, specs = self.model.chat_template, to_tools(tools)
+        turns = to_messages(messages)
+        self._refuse_hopeless(turn.content for turn in turns)
         params = params or self.default_params
         chosen = _chosen_tools(specs, tool_choice)
         if tool_choice == "none":
@@ -171,7 +209,6 @@ class Session:
                     f"Models of the {self.model.family} family do not call tools."
                 )
             params = replace(params, constraint=Constraint.grammar(grammar))
-        turns = to_messages(messages)
         prompt = template.encode(turns, specs, thinking=thinking)
         offered = [*specs, *(tool for turn in turns for tool in turn.tools)]
         return self._prepare(
@@ -201,6 +238,19 @@ class Session:
             self._prepare(index, prompt, p, allow_special=allow_special, priority=priority)
             for index, (prompt, p) in enumerate(zip(given, params, strict=True))
         ]
+
+    def _refuse_hopeless(self, texts: Iterable[str]) -> None:
+        """Spare the work of encoding what cannot fit, however well it is packed into tokens.
+
+        Raises:
+            PromptTooLongError
+        """
+        length = sum(len(text) - text.count(" ") for text in texts)
+        if length > self.max_model_len * _MAX_TOKEN_CHARS:
+            raise PromptTooLongError(
+                f"The prompt has {length} characters, blanks left out, far more than the context "
+                f"holds: {self.max_model_len} tokens. Shorten it or ask for a longer context."
+            )
 
     def start(self, prepared: Sequence[Prepared]) -> list[Group]:
         """Queue the requests; all of them or none.
@@ -252,6 +302,7 @@ class Session:
         needs_text = isinstance(prompt, str) or self.model.has_tokenizer
         tokenizer = self.model.tokenizer if needs_text else None
         if isinstance(prompt, str):
+            self._refuse_hopeless([prompt])
             prompt = self.model.tokenizer.encode(prompt, allow_special)
         stop_ids = set(params.stop_token_ids)
         if not params.ignore_eos and self.model.has_tokenizer:

@@ -19,6 +19,7 @@ from glimmer.cli.generate import generate
 from glimmer.cli.list import list_releases
 from glimmer.cli.plan import plan
 from glimmer.cli.pull import pull, remove
+from glimmer.cli.serve import serve
 from glimmer.cli.show import show
 from glimmer.cli.verify import verify
 from glimmer.errors import GlimmerError
@@ -32,6 +33,7 @@ app = typer.Typer(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "chat": chat,
     "generate": generate,
+    "serve": serve,
     "list": list_releases,
     "pull": pull,
     "rm": remove,

@@ -1,0 +1,1 @@
+"""The API server: OpenAI's, BigModel's and Anthropic's dialects on one port."""

@@ -1,0 +1,157 @@
+"""What a client asks for, whatever dialect it speaks. Knows no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from glimmer.async_llm import AsyncLLM
+from glimmer.engine import SamplingParams
+from glimmer.errors import (
+    GlimmerError,
+    OutOfMemoryError,
+    PromptTooLongError,
+    QueueFullError,
+    UsageError,
+)
+from glimmer.outputs import RequestOutput, Usage
+from glimmer.server.errors import ApiError
+from glimmer.session import ToolChoice
+
+_RETRY_QUEUE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    model: str
+    sampling: Mapping[str, Any]
+    """Values of SamplingParams that were asked for; the model's own stand for the others."""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatJob(Job):
+    messages: Sequence[Mapping[str, object]]
+    tools: Sequence[Mapping[str, object]] | None = None
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    thinking: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextJob(Job):
+    prompts: Sequence[str | Sequence[int]]
+
+
+def sampling_params(llm: AsyncLLM, job: Job) -> SamplingParams:
+    """Without a limit of its own, an answer may fill the context.
+
+    Raises:
+        ApiError: a value is not allowed.
+    """
+    try:
+        return replace(llm.default_params, **{"max_new_tokens": llm.max_model_len, **job.sampling})
+    except GlimmerError as error:
+        raise refusal(error) from error
+
+
+async def stream(llm: AsyncLLM, job: Job) -> AsyncGenerator[RequestOutput, None]:
+    """The outputs as they come; what is refused is refused before the first.
+
+    Raises: ApiError.
+    """
+    params = sampling_params(llm, job)
+    try:
+        if isinstance(job, ChatJob):
+            return await llm.chat(
+                job.messages,
+                params,
+                job.tools,
+                tool_choice=job.tool_choice,
+                thinking=job.thinking,
+                priority=job.priority,
+                stream=True,
+            )
+        assert isinstance(job, TextJob)
+        return await llm.generate(job.prompts, params, priority=job.priority, stream=True)
+    except GlimmerError as error:
+        raise refusal(error) from error
+
+
+async def complete(llm: AsyncLLM, job: Job) -> list[RequestOutput]:
+    """The finished outputs, those to one prompt beside each other.
+
+    Raises: ApiError.
+    """
+    params = sampling_params(llm, job)
+    try:
+        if isinstance(job, ChatJob):
+            output = await llm.chat(
+                job.messages,
+                params,
+                job.tools,
+                tool_choice=job.tool_choice,
+                thinking=job.thinking,
+                priority=job.priority,
+            )
+            if not job.parallel_tool_calls:
+                output = _with_one_call(output)
+            return list(output.choices or (output,))
+        assert isinstance(job, TextJob)
+        outputs = await llm.generate(job.prompts, params, priority=job.priority)
+    except GlimmerError as error:
+        raise refusal(error) from error
+    for output in outputs:
+        if output.error is not None:
+            raise refusal(output.error) from output.error
+    return [choice for output in outputs for choice in output.choices or (output,)]
+
+
+def _with_one_call(output: RequestOutput) -> RequestOutput:
+    return replace(
+        output,
+        tool_calls=output.tool_calls[:1],
+        choices=tuple(_with_one_call(choice) for choice in output.choices),
+    )
+
+
+def refusal(error: GlimmerError) -> ApiError:
+    """What a client is told of an error of the model's."""
+    match error:
+        case ApiError():
+            return error
+        case PromptTooLongError():
+            return ApiError("context_length", str(error), param="messages")
+        case QueueFullError():
+            return ApiError("queue_full", str(error), retry_after_s=_RETRY_QUEUE_S)
+        case OutOfMemoryError():
+            return ApiError("context_length", str(error))
+        case UsageError():
+            return ApiError("invalid", str(error))
+        case _:
+            return ApiError("internal", str(error))
+
+
+@dataclass(slots=True)
+class Totals:
+    """Tokens of a job, from its outputs: each prompt counts once, each answer for itself."""
+
+    _last: dict[tuple[int, int], RequestOutput] = field(default_factory=dict)
+
+    def add(self, output: RequestOutput) -> None:
+        self._last[output.index, output.choice] = output
+
+    @property
+    def outputs(self) -> list[RequestOutput]:
+        """The last of each answer."""
+        return list(self._last.values())
+
+    @property
+    def usage(self) -> Usage:
+        firsts = {o.index: o.usage for o in reversed(self.outputs)}
+        return Usage(
+            sum(u.prompt_tokens for u in firsts.values()),
+            sum(o.usage.completion_tokens for o in self.outputs),
+            sum(u.cached_tokens for u in firsts.values()),
+        )

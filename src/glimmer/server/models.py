@@ -1,0 +1,215 @@
+"""The models of a server: loaded when they are needed, within a budget of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from glimmer.async_llm import AsyncLLM
+from glimmer.errors import GlimmerError
+from glimmer.loader import load
+from glimmer.model_memory import memory_of
+from glimmer.native import available_memory, trim_heap
+from glimmer.server.config import ModelConfig
+from glimmer.server.errors import ApiError
+from glimmer.session import parse_bytes
+
+_LOG = logging.getLogger("glimmer.server")
+_BUDGET_SHARE = 0.9
+_LEAST_KV_BYTES = 256 << 20
+# A load takes as long as the disk; the client comes again.
+_RETRY_LOADING_S = 5.0
+
+
+@dataclass(slots=True)
+class _Slot:
+    config: ModelConfig
+    created: int
+    """Seconds since 1970: when it became known to this server."""
+    llm: AsyncLLM | None = None
+    size_bytes: int = 0
+    """What it takes, or is expected to take."""
+    num_users: int = 0
+    last_used: int = 0
+    error: str | None = None
+
+
+class ModelPool:
+    """Gives out models by name. What does not fit beside a model that is asked for, and is not in
+    use, is unloaded, the one unused for longest first."""
+
+    def __init__(
+        self, models: Sequence[ModelConfig], aliases: Mapping[str, str], memory: str | None
+    ) -> None:
+        now = int(time.time())
+        self._slots = {config.name: _Slot(config, now) for config in models}
+        self._aliases = dict(aliases)
+        self._budget = None if memory is None else parse_bytes(memory)
+        self._clock = itertools.count(1)
+        self._loading = asyncio.Lock()
+        self._is_started = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the first model has been loaded."""
+        return self._is_started
+
+    @property
+    def default_name(self) -> str:
+        return next(iter(self._slots))
+
+    def names(self) -> list[tuple[str, int]]:
+        """What clients may call the models, aliases last, with the time each became known."""
+        own = [(name, slot.created) for name, slot in self._slots.items()]
+        return own + [(alias, self._slots[to].created) for alias, to in self._aliases.items()]
+
+    def resolve(self, name: str) -> str:
+        """The model's own name.
+
+        Raises:
+            ApiError: there is no such model.
+        """
+        name = self._aliases.get(name, name)
+        if name not in self._slots:
+            raise ApiError(
+                "model_not_found",
+                f"There is no model called {name!r:.100} here; there are "
+                f"{', '.join(known for known, _ in self.names())}.",
+                param="model",
+            )
+        return name
+
+    def loaded(self) -> dict[str, AsyncLLM]:
+        return {name: slot.llm for name, slot in self._slots.items() if slot.llm is not None}
+
+    async def start(self) -> None:
+        """Load the first model.
+
+        Raises: as ``load`` and ``AsyncLLM``.
+        """
+        if self._budget is None:
+            self._budget = int((available_memory() or 2**33) * _BUDGET_SHARE)
+        slot = self._slots[self.default_name]
+        async with self._loading:
+            await self._load(slot)
+        self._is_started = True
+
+    @asynccontextmanager
+    async def use(self, name: str) -> AsyncIterator[AsyncLLM]:
+        """The model of that name, which stays loaded meanwhile.
+
+        Raises:
+            ApiError: there is none, it cannot be loaded, or the memory is taken by others in use.
+        """
+        slot = self._slots[self.resolve(name)]
+        if not self._is_started:
+            raise ApiError(
+                "loading",
+                "The server is still loading its model. Try again in a moment.",
+                retry_after_s=_RETRY_LOADING_S,
+            )
+        slot.num_users += 1
+        try:
+            if slot.llm is None or slot.llm.is_closed:
+                async with self._loading:
+                    await self._ensure(slot)
+            assert slot.llm is not None
+            slot.last_used = next(self._clock)
+            yield slot.llm
+        finally:
+            slot.num_users -= 1
+
+    async def aclose(self) -> None:
+        async with self._loading:
+            for slot in self._slots.values():
+                await self._unload(slot)
+
+    async def _ensure(self, slot: _Slot) -> None:
+        if slot.llm is not None and not slot.llm.is_closed:
+            return
+        try:
+            await self._load(slot)
+        except ApiError:
+            raise
+        except GlimmerError as error:
+            # The message may name a path of this machine: it is for the log.
+            _LOG.error("%s cannot be loaded: %s", slot.config.name, error)
+            raise ApiError(
+                "memory", f"The model {slot.config.name!r} cannot be loaded; the log says why."
+            ) from error
+
+    async def _load(self, slot: _Slot) -> None:
+        await self._unload(slot)
+        weights = await asyncio.to_thread(_weights_bytes, slot.config)
+        kv_memory = self._kv_memory(slot.config, weights)
+        slot.size_bytes = weights + (parse_bytes(kv_memory) if kv_memory is not None else 0)
+        await self._make_room(slot)
+        start = time.perf_counter()
+        slot.llm = await asyncio.to_thread(_open, slot.config, kv_memory)
+        slot.size_bytes = slot.llm.memory_bytes
+        _LOG.info(
+            "%s is loaded (%.1f s, %.2f GiB)",
+            slot.config.name,
+            time.perf_counter() - start,
+            slot.size_bytes / 2**30,
+        )
+
+    def _kv_memory(self, config: ModelConfig, weights: int) -> int | str | None:
+        """One model alone takes what there is; several share the budget equally."""
+        assert self._budget is not None
+        if config.kv_memory is not None or len(self._slots) == 1:
+            return config.kv_memory
+        return max(self._budget // len(self._slots) - weights, _LEAST_KV_BYTES)
+
+    async def _make_room(self, slot: _Slot) -> None:
+        """Unload idle models until ``slot`` fits."""
+        assert self._budget is not None
+        others = [s for s in self._slots.values() if s is not slot and s.llm is not None]
+        others.sort(key=lambda s: s.last_used)
+        while others and slot.size_bytes + sum(s.size_bytes for s in others) > self._budget:
+            idle = next((s for s in others if s.num_users == 0), None)
+            if idle is None:
+                raise ApiError(
+                    "memory",
+                    f"There is no room for the model {slot.config.name!r} beside those that are "
+                    "answering. Try again later.",
+                    retry_after_s=_RETRY_LOADING_S,
+                )
+            _LOG.info("%s makes room for %s", idle.config.name, slot.config.name)
+            await self._unload(idle)
+            others.remove(idle)
+
+    async def _unload(self, slot: _Slot) -> None:
+        if slot.llm is not None:
+            llm, slot.llm = slot.llm, None
+            await llm.aclose()
+            del llm
+            trim_heap()
+
+
+def _weights_bytes(config: ModelConfig) -> int:
+    memory = memory_of(config.source, weights=config.weights, family=config.family)
+    return memory.plan.weights
+
+
+def _open(config: ModelConfig, kv_memory: int | str | None) -> AsyncLLM:
+    model = load(
+        config.source,
+        weights=config.weights,
+        family=config.family,
+        num_threads=config.threads,
+        activations=config.activations,
+    )
+    return AsyncLLM(
+        model,
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=config.max_model_len,
+        kv_cache=config.kv,
+        kv_memory=kv_memory,
+        max_waiting=config.max_waiting,
+    )

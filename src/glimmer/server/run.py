@@ -1,0 +1,110 @@
+"""Runs the server until it is asked to stop."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from glimmer.errors import InvalidParameterError
+from glimmer.server import logs
+from glimmer.server.app import create_app
+from glimmer.server.config import ServerConfig
+from glimmer.server.service import Service
+
+_LOG = logging.getLogger("glimmer.server")
+_MAX_CONNECTIONS = 4096
+"""Beyond that, connections are turned away with 503: each takes memory even if it says nothing."""
+
+
+def serve(config: ServerConfig, announce: Callable[[str], None] = lambda url: None) -> None:
+    """Serve until SIGTERM or Ctrl-C, then let what runs finish for ``drain_s``.
+
+    ``announce`` is called with the server's URL when it listens.
+
+    Raises:
+        InvalidParameterError: the address may not or cannot be used.
+        GlimmerError: the first model cannot be loaded.
+    """
+    logs.configure(config.log_format, config.log_level)
+    server = Server(config)
+    announce(server.url)
+    server.run()
+    if server.service.failure is not None:
+        raise server.service.failure
+
+
+def check_exposure(config: ServerConfig, *, has_keys: bool) -> None:
+    """Raises InvalidParameterError where anybody on the network could use the server."""
+    asks = config.auth != "off" and (has_keys or config.api_key is not None)
+    if config.is_loopback or config.open_to_network or asks or config.auth == "on":
+        return
+    raise InvalidParameterError(
+        f"Anybody who reaches {config.host} could use this server, for it asks for no key. Make "
+        "one with `glimmer keys create --project NAME`, or say --open-to-network if that is meant."
+    )
+
+
+def _listen(config: ServerConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((config.host, config.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise InvalidParameterError(
+            f"{config.host} port {config.port} cannot be used: {error.strerror or error}. "
+            "Choose another with --host and --port."
+        ) from error
+    return listener
+
+
+class Server(uvicorn.Server):
+    """Listens as soon as it is made.
+
+    Raises:
+        InvalidParameterError: the address may not or cannot be used.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        check_exposure(config, has_keys=False)
+        self.service = Service(config)
+        self._listener = _listen(config)
+        scheme = "https" if config.tls_cert is not None else "http"
+        host, port = self._listener.getsockname()[:2]
+        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        super().__init__(
+            uvicorn.Config(
+                create_app(self.service),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ssl_certfile=config.tls_cert,
+                ssl_keyfile=config.tls_key,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=round(config.drain_s),
+                limit_concurrency=_MAX_CONNECTIONS,
+            )
+        )
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            super().run(sockets or [self._listener])
+        finally:
+            self._listener.close()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            _LOG.info("stopping; what runs may finish")
+        self.service.is_draining = True
+        super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.service.failure is not None:
+            self.should_exit = True
+        return await super().on_tick(counter)

@@ -1,0 +1,200 @@
+"""The way of a job through the server: admitted, run, accounted for. Knows no dialect."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+from glimmer.async_llm import AsyncLLM
+from glimmer.errors import GlimmerError
+from glimmer.native.model import Float32Array
+from glimmer.outputs import RequestOutput, Usage
+from glimmer.server import jobs
+from glimmer.server.config import ServerConfig
+from glimmer.server.errors import STATUS, ApiError
+from glimmer.server.jobs import ChatJob, Job, Totals
+from glimmer.server.metrics import Metrics
+from glimmer.server.models import ModelPool
+
+_LOG = logging.getLogger("glimmer.server")
+_CLIENT_GONE = 499
+"""The status of a request whose client went away, as others record it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and where."""
+
+    endpoint: str
+    """The route, with its placeholders."""
+    key_id: str | None = None
+    project: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    model: AsyncLLM
+    outputs: list[RequestOutput]
+    usage: Usage
+
+
+class Service:
+    """What all dialects share."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.pool = ModelPool(config.models, config.aliases, config.memory)
+        self.metrics = Metrics(self.pool.loaded)
+        self.live_requests: set[tuple[str | None, str]] = set()
+        """Request ids under way, by key."""
+        self.is_draining = False
+        self.failure: GlimmerError | None = None
+        """Why the first model could not be loaded."""
+
+    async def start(self) -> None:
+        """Load the first model; until then requests are told to come again."""
+        try:
+            await self.pool.start()
+        except GlimmerError as error:
+            _LOG.error("%s", error)
+            self.failure = error
+
+    async def aclose(self) -> None:
+        await self.pool.aclose()
+
+    async def complete(self, job: Job, caller: Caller) -> Completed:
+        """Run a job to its end.
+
+        Raises: ApiError.
+        """
+        account = self._admit(job.model, caller)
+        totals = Totals()
+        try:
+            async with self.pool.use(job.model) as llm:
+                outputs = await jobs.complete(llm, job)
+            for output in outputs:
+                totals.add(output)
+        except BaseException as error:
+            await account.close(_status(error), totals.usage, totals.outputs)
+            raise
+        await account.close(200, totals.usage, totals.outputs)
+        return Completed(llm, outputs, totals.usage)
+
+    async def stream(self, job: Job, caller: Caller) -> Streaming:
+        """Start a job; what is refused is refused here.
+
+        Raises: ApiError.
+        """
+        account = self._admit(job.model, caller)
+        stack = AsyncExitStack()
+        try:
+            llm = await stack.enter_async_context(self.pool.use(job.model))
+            outputs = await jobs.stream(llm, job)
+        except BaseException as error:
+            await stack.aclose()
+            await account.close(_status(error), Usage(0, 0))
+            raise
+        return Streaming(job, llm, outputs, stack, account)
+
+    async def embed(
+        self, model: str, prompts: Sequence[str | Sequence[int]], caller: Caller
+    ) -> tuple[Float32Array, Usage]:
+        """A vector for each text, float32 ``[len(prompts), hidden_size]``.
+
+        Raises: ApiError.
+        """
+        account = self._admit(model, caller)
+        usage = Usage(0, 0)
+        try:
+            async with self.pool.use(model) as llm:
+                vectors, num_tokens = await llm.embed(prompts)
+            usage = Usage(num_tokens, 0)
+        except BaseException as error:
+            told = jobs.refusal(error) if isinstance(error, GlimmerError) else error
+            await account.close(_status(told), usage)
+            raise told from error
+        await account.close(200, usage)
+        return vectors, usage
+
+    def _admit(self, job_model: str, caller: Caller) -> _Account:
+        if self.is_draining:
+            raise ApiError(
+                "draining", "The server is about to stop. Try again later.", retry_after_s=5
+            )
+        model = self.pool.resolve(job_model)
+        return _Account(self, model, caller)
+
+
+class Streaming:
+    """A job under way. Its outputs are to be iterated once; ``aclose`` ends it in any case."""
+
+    def __init__(
+        self,
+        job: Job,
+        model: AsyncLLM,
+        outputs: AsyncGenerator[RequestOutput, None],
+        stack: AsyncExitStack,
+        account: _Account,
+    ) -> None:
+        self.model = model
+        self.totals = Totals()
+        self._one_call = isinstance(job, ChatJob) and not job.parallel_tool_calls
+        self._outputs = outputs
+        self._stack = stack
+        self._account = account
+
+    async def __aiter__(self) -> AsyncIterator[RequestOutput]:
+        """Raises ApiError in the middle where a request fails."""
+        try:
+            async for output in self._outputs:
+                if output.error is not None:
+                    raise output.error
+                self.totals.add(output)
+                yield _with_first_call(output) if self._one_call else output
+        except GlimmerError as error:
+            told = jobs.refusal(error)
+            await self.aclose(_status(told))
+            raise told from error
+        await self.aclose(200)
+
+    async def aclose(self, status: int = _CLIENT_GONE) -> None:
+        await self._outputs.aclose()
+        await self._stack.aclose()
+        await self._account.close(status, self.totals.usage, self.totals.outputs)
+
+
+class _Account:
+    """Counts a job once, whatever its end."""
+
+    def __init__(self, service: Service, model: str, caller: Caller) -> None:
+        self._service = service
+        self._model = model
+        self._caller = caller
+        self._start = time.perf_counter()
+        self._is_open = True
+
+    async def close(self, status: int, usage: Usage, outputs: Sequence[RequestOutput] = ()) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._service.metrics.finished(self._model, usage, outputs)
+
+
+def _with_first_call(output: RequestOutput) -> RequestOutput:
+    return replace(
+        output,
+        tool_calls=output.tool_calls[:1],
+        tool_call_deltas=tuple(e for e in output.tool_call_deltas if e.index == 0),
+    )
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, asyncio.CancelledError):
+        return _CLIENT_GONE
+    if isinstance(error, ApiError):
+        return STATUS[error.kind]
+    return 500
