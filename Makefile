@@ -51,7 +51,7 @@ test: $(STAMPS)/test $(STAMPS)/demo ## Run the tests; ARGS="-k chat" chooses
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-slow
-test-slow: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/interop ## Run the long checks
+test-slow: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/interop $(STAMPS)/postgresql ## Run the long checks
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 .PHONY: check
@@ -128,6 +128,11 @@ $(STAMPS)/check: pyproject.toml | $(STAMPS)/test
 # What the files that Glimmer writes are opened with.
 $(STAMPS)/interop: pyproject.toml | $(STAMPS)/bench
 	$(call step,Installing transformers to compare with (some minutes$(comma) once),$(PIP) install --group interop)
+
+# A database server to keep keys and usage in. Debian's package, where we may install it; elsewhere the
+# tests that need it say what they miss.
+$(STAMPS)/postgresql: | $(STAMPS)/test
+	$(call step,Looking for PostgreSQL to test with,ls /usr/lib/postgresql/*/bin/initdb || [ "$$(id -u)" != 0 ] || { apt-get update && apt-get install --yes --no-install-recommends postgresql; })
 
 # llama.cpp for the instruction set that Glimmer uses. Not from pip's cache: another build may lie there.
 LLAMA_CPP_CMAKE_ARGS := -DGGML_NATIVE=OFF -DGGML_SSE42=ON -DGGML_AVX=ON -DGGML_AVX2=ON \

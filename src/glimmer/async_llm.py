@@ -414,9 +414,7 @@ class AsyncLLM:
         self._channels.append(channel)
         channel.tell_start()
 
-    def _embed(
-        self, ids: Sequence[int], future: concurrent.futures.Future[Float32Array]
-    ) -> None:
+    def _embed(self, ids: Sequence[int], future: concurrent.futures.Future[Float32Array]) -> None:
         if not future.set_running_or_notify_cancel():
             return
         if self._closed is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +35,12 @@ def server(models: list[dict[str, Any]]) -> Iterator[Server]:
     """Asks for no key. Also called glm-4-plus: what a program for the platform would say."""
     with running(*models, aliases={"glm-4-plus": "glm-4"}) as found:
         yield found
+
+
+@pytest.fixture(autouse=True)
+def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and usage of whoever runs the tests are left alone."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -17,14 +18,15 @@ from glimmer.server.run import Server
 @contextmanager
 def running(*models: dict[str, Any], wait: bool = True, **values: Any) -> Iterator[Server]:
     """Serve until the end of the block; each model is what ``ModelConfig`` takes."""
-    config = load_config(models=list(models), **{"port": 0, "log_level": "warning", **values})
-    server = Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while wait and httpx.get(f"{server.url}/health").status_code == 503:
-            time.sleep(0.02)
-        yield server
-    finally:
-        server.should_exit = True
-        thread.join()
+    with TemporaryDirectory() as folder:
+        own = {"port": 0, "database": f"{folder}/server.db", "log_level": "warning"}
+        server = Server(load_config(models=list(models), **{**own, **values}))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            while wait and httpx.get(f"{server.url}/health").status_code == 503:
+                time.sleep(0.02)
+            yield server
+        finally:
+            server.should_exit = True
+            thread.join()

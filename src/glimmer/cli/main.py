@@ -16,11 +16,14 @@ from glimmer.cli.convert import convert, quantize
 from glimmer.cli.doctor import doctor
 from glimmer.cli.env import env
 from glimmer.cli.generate import generate
+from glimmer.cli.keys import keys
 from glimmer.cli.list import list_releases
+from glimmer.cli.migrate import migrate
 from glimmer.cli.plan import plan
 from glimmer.cli.pull import pull, remove
 from glimmer.cli.serve import serve
 from glimmer.cli.show import show
+from glimmer.cli.usage import usage
 from glimmer.cli.verify import verify
 from glimmer.errors import GlimmerError
 
@@ -34,6 +37,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "chat": chat,
     "generate": generate,
     "serve": serve,
+    "usage": usage,
     "list": list_releases,
     "pull": pull,
     "rm": remove,
@@ -47,6 +51,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in _COMMANDS.items():
     app.command(name)(command)
+app.add_typer(keys, name="keys")
+app.add_typer(migrate, name="migrate")
 
 
 def _print_version(wanted: bool) -> None:

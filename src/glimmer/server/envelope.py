@@ -41,7 +41,8 @@ class Envelope:
             return
         start = time.perf_counter()
         request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
+        headers: dict[str, str] = {}
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "headers": headers}
         status = 0
 
         async def send_and_note(message: Message) -> None:
@@ -51,6 +52,7 @@ class Envelope:
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
+                    *((name.encode(), value.encode()) for name, value in headers.items()),
                 ]
             await send(message)
 

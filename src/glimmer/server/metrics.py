@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from glimmer.async_llm import AsyncLLM
 from glimmer.engine import EngineStats
 from glimmer.outputs import RequestOutput, Usage
+from glimmer.server.ledger import Ledger
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 _TOKENS = tuple(float(2**n) for n in range(0, 21, 2))
@@ -73,6 +74,15 @@ class Metrics:
             self._latency.labels(model).observe(output.timing.total_s)
             if output.timing.decode_tokens_per_s:
                 self._per_token.labels(model).observe(1 / output.timing.decode_tokens_per_s)
+
+    def watch(self, ledger: Ledger) -> None:
+        """Tell how the ledger fares."""
+        for name, what, read in (
+            ("ledger_queued", "Records that wait to be written.", lambda: ledger.num_queued),
+            ("ledger_lost", "Records that could not be written.", lambda: ledger.num_lost),
+        ):
+            gauge = Gauge(f"glimmer:{name}", what, registry=self._registry)
+            gauge.set_function(read)
 
     def render(self) -> bytes:
         return generate_latest(self._registry)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, cast
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 import glimmer
-from glimmer.server.web import ServiceOf
+from glimmer.server.ledger import Grouping
+from glimmer.server.openai.replies import Reply, documented
+from glimmer.server.web import ServiceOf, UsageCaller
 
 router = APIRouter(tags=["Operation"])
+
+
+class UsageReply(Reply):
+    object: str
+    data: list[dict[str, Any]]
+
+
 _NOT_YET: dict[int | str, dict[str, Any]] = {503: {"description": "Not now."}}
 
 
@@ -36,6 +47,25 @@ async def ready(service: ServiceOf) -> Response:
 async def version() -> dict[str, str]:
     """The version of Glimmer."""
     return {"version": glimmer.__version__}
+
+
+@router.get("/usage", responses=documented(UsageReply))
+async def usage(
+    service: ServiceOf,
+    caller: UsageCaller,
+    by: str = "day",
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> dict[str, Any]:
+    """What the key's project has used, by any of day, key, model and project, with commas between.
+    A key of the scope "admin" sees all projects."""
+    groups = [name.strip() for name in by.split(",") if name.strip()]
+    since, until = (
+        time if time is None or time.tzinfo is not None else time.replace(tzinfo=UTC)
+        for time in (since, until)
+    )
+    rows = await service.access.usage(caller, cast("list[Grouping]", groups), since, until)
+    return {"object": "list", "data": [asdict(row) for row in rows]}
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

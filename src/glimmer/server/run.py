@@ -37,10 +37,9 @@ def serve(config: ServerConfig, announce: Callable[[str], None] = lambda url: No
         raise server.service.failure
 
 
-def check_exposure(config: ServerConfig, *, has_keys: bool) -> None:
+def check_exposure(config: ServerConfig, asks_for_keys: bool) -> None:
     """Raises InvalidParameterError where anybody on the network could use the server."""
-    asks = config.auth != "off" and (has_keys or config.api_key is not None)
-    if config.is_loopback or config.open_to_network or asks or config.auth == "on":
+    if config.is_loopback or config.open_to_network or asks_for_keys:
         return
     raise InvalidParameterError(
         f"Anybody who reaches {config.host} could use this server, for it asks for no key. Make "
@@ -72,9 +71,13 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        check_exposure(config, has_keys=False)
         self.service = Service(config)
-        self._listener = _listen(config)
+        try:
+            check_exposure(config, self.service.access.asks_for_keys())
+            self._listener = _listen(config)
+        except BaseException:
+            self.service.access.close()
+            raise
         scheme = "https" if config.tls_cert is not None else "http"
         host, port = self._listener.getsockname()[:2]
         self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

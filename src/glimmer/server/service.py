@@ -8,31 +8,25 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from glimmer.async_llm import AsyncLLM
 from glimmer.errors import GlimmerError
 from glimmer.native.model import Float32Array
 from glimmer.outputs import RequestOutput, Usage
 from glimmer.server import jobs
+from glimmer.server.access import Access, Caller
 from glimmer.server.config import ServerConfig
 from glimmer.server.errors import STATUS, ApiError
 from glimmer.server.jobs import ChatJob, Job, Totals
+from glimmer.server.ledger import UsageRecord
+from glimmer.server.limits import Admission
 from glimmer.server.metrics import Metrics
 from glimmer.server.models import ModelPool
 
 _LOG = logging.getLogger("glimmer.server")
 _CLIENT_GONE = 499
 """The status of a request whose client went away, as others record it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, and where."""
-
-    endpoint: str
-    """The route, with its placeholders."""
-    key_id: str | None = None
-    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +41,10 @@ class Service:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
+        self.access = Access(config)
         self.pool = ModelPool(config.models, config.aliases, config.memory)
         self.metrics = Metrics(self.pool.loaded)
+        self.metrics.watch(self.access.ledger)
         self.live_requests: set[tuple[str | None, str]] = set()
         """Request ids under way, by key."""
         self.is_draining = False
@@ -65,13 +61,14 @@ class Service:
 
     async def aclose(self) -> None:
         await self.pool.aclose()
+        await asyncio.to_thread(self.access.close)
 
     async def complete(self, job: Job, caller: Caller) -> Completed:
         """Run a job to its end.
 
         Raises: ApiError.
         """
-        account = self._admit(job.model, caller)
+        account = await self._admit(job.model, caller)
         totals = Totals()
         try:
             async with self.pool.use(job.model) as llm:
@@ -89,7 +86,7 @@ class Service:
 
         Raises: ApiError.
         """
-        account = self._admit(job.model, caller)
+        account = await self._admit(job.model, caller)
         stack = AsyncExitStack()
         try:
             llm = await stack.enter_async_context(self.pool.use(job.model))
@@ -107,7 +104,7 @@ class Service:
 
         Raises: ApiError.
         """
-        account = self._admit(model, caller)
+        account = await self._admit(model, caller)
         usage = Usage(0, 0)
         try:
             async with self.pool.use(model) as llm:
@@ -120,13 +117,30 @@ class Service:
         await account.close(200, usage)
         return vectors, usage
 
-    def _admit(self, job_model: str, caller: Caller) -> _Account:
+    def resolve(self, name: str, caller: Caller) -> str:
+        """The model's own name.
+
+        Raises:
+            ApiError: there is no such model, or the caller may not use it.
+        """
+        model = self.pool.resolve(name)
+        if caller.key is not None and not caller.key.allows_model(model):
+            caller.key.check(caller.scope, name)  # a key may name an alias
+        return model
+
+    async def _admit(self, name: str, caller: Caller) -> _Account:
         if self.is_draining:
             raise ApiError(
                 "draining", "The server is about to stop. Try again later.", retry_after_s=5
             )
-        model = self.pool.resolve(job_model)
-        return _Account(self, model, caller)
+        account = _Account(self, self.resolve(name, caller), caller)
+        try:
+            account.admission = self.access.admit(caller)
+        except ApiError as error:
+            self.metrics.rate_limited(error.kind)
+            await account.close(_status(error), Usage(0, 0))
+            raise
+        return account
 
 
 class Streaming:
@@ -175,13 +189,34 @@ class _Account:
         self._model = model
         self._caller = caller
         self._start = time.perf_counter()
+        self._time = datetime.now(UTC)
         self._is_open = True
+        self.admission: Admission | None = None
 
     async def close(self, status: int, usage: Usage, outputs: Sequence[RequestOutput] = ()) -> None:
         if not self._is_open:
             return
         self._is_open = False
+        if self.admission is not None:
+            self.admission.release(usage.prompt_tokens + usage.completion_tokens)
         self._service.metrics.finished(self._model, usage, outputs)
+        firsts = [o.timing.time_to_first_token_s for o in outputs if o.token_ids]
+        recorded = self._service.access.record(
+            UsageRecord(
+                time=self._time,
+                key_id=self._caller.key_id,
+                project=self._caller.project,
+                model=self._model,
+                endpoint=self._caller.endpoint,
+                prompt_tokens=usage.prompt_tokens,
+                cached_tokens=usage.cached_tokens,
+                completion_tokens=usage.completion_tokens,
+                latency_s=time.perf_counter() - self._start,
+                time_to_first_token_s=min(firsts, default=None),
+                status=status,
+            )
+        )
+        await recorded
 
 
 def _with_first_call(output: RequestOutput) -> RequestOutput:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from glimmer.server.access import Caller
 from glimmer.server.errors import ApiError
-from glimmer.server.service import Caller, Service
+from glimmer.server.keys import Endpoint
+from glimmer.server.service import Service
 from glimmer.server.sse import EventStream
 
-REQUEST_ID_HEADER = "x-request-id"
+_BEARER = HTTPBearer(auto_error=False, description="id.secret, or a token signed with the secret")
+_API_KEY = APIKeyHeader(name="x-api-key", auto_error=False, description="As Anthropic's clients")
 
 
 async def _service(request: Request) -> Service:
@@ -22,11 +27,38 @@ async def _service(request: Request) -> Service:
 ServiceOf = Annotated[Service, Depends(_service)]
 
 
-async def _caller(request: Request, service: ServiceOf) -> Caller:
-    return Caller(endpoint=request.scope["route"].path)
+class _Authentication:
+    """Finds who asks, by any header that a dialect's clients send."""
+
+    def __init__(self, scope: Endpoint) -> None:
+        self._scope: Endpoint = scope
+
+    async def __call__(
+        self,
+        request: Request,
+        service: ServiceOf,
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)] = None,
+        api_key: Annotated[str | None, Security(_API_KEY)] = None,
+    ) -> Caller:
+        # The platform's older SDK sends its token without a word before it.
+        credential = bearer.credentials if bearer is not None else api_key
+        if credential is None:
+            credential = request.headers.get("authorization", "")
+        return await service.access.caller(
+            credential, request.scope["route"].path, self._scope, request.scope["state"]["headers"]
+        )
 
 
-CallerOf = Annotated[Caller, Depends(_caller)]
+ChatCaller = Annotated[Caller, Depends(_Authentication("chat"))]
+CompletionsCaller = Annotated[Caller, Depends(_Authentication("completions"))]
+ResponsesCaller = Annotated[Caller, Depends(_Authentication("responses"))]
+EmbeddingsCaller = Annotated[Caller, Depends(_Authentication("embeddings"))]
+ModelsCaller = Annotated[Caller, Depends(_Authentication("models"))]
+TokenizeCaller = Annotated[Caller, Depends(_Authentication("tokenize"))]
+FilesCaller = Annotated[Caller, Depends(_Authentication("files"))]
+BatchesCaller = Annotated[Caller, Depends(_Authentication("batches"))]
+UsageCaller = Annotated[Caller, Depends(_Authentication("usage"))]
+CallerOf = ChatCaller
 
 
 def request_id(request: Request) -> str:
@@ -64,7 +96,7 @@ def notes(ignored: Sequence[str], notes: Sequence[str] = ()) -> dict[str, str]:
 def retry_headers(error: ApiError) -> dict[str, str]:
     if error.retry_after_s is None:
         return {}
-    return {"Retry-After": str(max(1, round(error.retry_after_s)))}
+    return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
 
 
 def _header_text(text: str) -> str:

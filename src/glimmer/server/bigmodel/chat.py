@@ -12,22 +12,23 @@ from fastapi.responses import JSONResponse
 
 from glimmer.outputs import RequestOutput
 from glimmer.server import shape
+from glimmer.server.access import Caller
 from glimmer.server.bigmodel.errors import render
 from glimmer.server.bigmodel.replies import ChatReply, documented
 from glimmer.server.bigmodel.requests import ChatBody
 from glimmer.server.errors import ApiError
 from glimmer.server.jobs import ChatJob
 from glimmer.server.json_body import JsonRoute
-from glimmer.server.service import Caller, Completed, Service, Streaming
+from glimmer.server.service import Completed, Service, Streaming
 from glimmer.server.sse import DONE, event, while_connected
-from glimmer.server.web import CallerOf, ServiceOf, event_stream, notes, request_id
+from glimmer.server.web import ChatCaller, ServiceOf, event_stream, notes, request_id
 
 router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/chat/completions", responses=documented(ChatReply, streams=True))
 async def create_chat_completion(
-    request: Request, body: ChatBody, service: ServiceOf, caller: CallerOf
+    request: Request, body: ChatBody, service: ServiceOf, caller: ChatCaller
 ) -> Response:
     """Answer a conversation, with tools, at once or as it comes."""
     job = to_job(body)

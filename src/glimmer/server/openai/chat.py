@@ -18,14 +18,14 @@ from glimmer.server.openai.replies import ChatCompletion, documented
 from glimmer.server.openai.requests import ChatBody
 from glimmer.server.service import Streaming
 from glimmer.server.sse import DONE, event, while_connected
-from glimmer.server.web import CallerOf, ServiceOf, event_stream, notes, request_id
+from glimmer.server.web import ChatCaller, ServiceOf, event_stream, notes, request_id
 
 router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
 
 
 @router.post("/v1/chat/completions", responses=documented(ChatCompletion, streams=True))
 async def create_chat_completion(
-    request: Request, body: ChatBody, service: ServiceOf, caller: CallerOf
+    request: Request, body: ChatBody, service: ServiceOf, caller: ChatCaller
 ) -> Response:
     """Answer a conversation, with tools, at once or as it comes."""
     job = ChatJob(

@@ -19,7 +19,7 @@ from glimmer.server.openai.replies import Completion, documented
 from glimmer.server.openai.requests import CompletionBody
 from glimmer.server.service import Streaming
 from glimmer.server.sse import DONE, event, while_connected
-from glimmer.server.web import CallerOf, ServiceOf, event_stream, notes, request_id
+from glimmer.server.web import CompletionsCaller, ServiceOf, event_stream, notes, request_id
 from glimmer.tokenizers import Tokenizer
 
 router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
@@ -27,7 +27,7 @@ router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
 
 @router.post("/v1/completions", responses=documented(Completion, streams=True))
 async def create_completion(
-    request: Request, body: CompletionBody, service: ServiceOf, caller: CallerOf
+    request: Request, body: CompletionBody, service: ServiceOf, caller: CompletionsCaller
 ) -> Response:
     """Continue one text or several."""
     job = TextJob(

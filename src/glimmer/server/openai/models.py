@@ -23,27 +23,34 @@ from glimmer.server.openai.replies import (
 from glimmer.server.openai.requests import DetokenizeBody, EmbeddingBody, TokenizeBody
 from glimmer.server.service import Service
 from glimmer.server.sse import while_connected
-from glimmer.server.web import CallerOf, ServiceOf
+from glimmer.server.web import EmbeddingsCaller, ModelsCaller, ServiceOf, TokenizeCaller
 
 router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
 
 
 @router.get("/v1/models", responses=documented(ModelList))
-async def list_models(service: ServiceOf, caller: CallerOf) -> dict[str, Any]:
+async def list_models(service: ServiceOf, caller: ModelsCaller) -> dict[str, Any]:
     """The models, and what else they are called."""
-    return {"object": "list", "data": [_model(service, *m) for m in service.pool.names()]}
+    allowed = [
+        (name, created)
+        for name, created in service.pool.names()
+        if caller.key is None
+        or caller.key.allows_model(name)
+        or caller.key.allows_model(service.pool.resolve(name))
+    ]
+    return {"object": "list", "data": [_model(service, *model) for model in allowed]}
 
 
 @router.get("/v1/models/{name:path}", responses=documented(ModelReply))
-async def retrieve_model(name: str, service: ServiceOf, caller: CallerOf) -> dict[str, Any]:
+async def retrieve_model(name: str, service: ServiceOf, caller: ModelsCaller) -> dict[str, Any]:
     """One of them."""
-    service.pool.resolve(name)
+    service.resolve(name, caller)
     return _model(service, name, dict(service.pool.names())[name])
 
 
 @router.post("/v1/embeddings", responses=documented(Embeddings))
 async def create_embeddings(
-    request: Request, body: EmbeddingBody, service: ServiceOf, caller: CallerOf
+    request: Request, body: EmbeddingBody, service: ServiceOf, caller: EmbeddingsCaller
 ) -> dict[str, Any]:
     """A vector for each text: the mean over its tokens of the last layer's hidden states, of
     length 1. The models were not trained for that: good for rough likeness, no more."""
@@ -65,12 +72,15 @@ async def create_embeddings(
 
 
 @router.post("/tokenize", responses=documented(Tokens))
-async def tokenize(body: TokenizeBody, service: ServiceOf, caller: CallerOf) -> dict[str, Any]:
+async def tokenize(
+    body: TokenizeBody, service: ServiceOf, caller: TokenizeCaller
+) -> dict[str, Any]:
     """The tokens of a text, or of messages with what the template adds."""
     if (body.prompt is None) == (body.messages is None):
         raise ApiError("conflict", "Give either prompt or messages.", param="prompt")
 
-    async with service.pool.use(body.model or service.pool.default_name) as llm:
+    name = service.resolve(body.model or service.pool.default_name, caller)
+    async with service.pool.use(name) as llm:
         model = llm.model
 
         def encode() -> list[int]:
@@ -96,9 +106,12 @@ async def tokenize(body: TokenizeBody, service: ServiceOf, caller: CallerOf) -> 
 
 
 @router.post("/detokenize", responses=documented(Prompt))
-async def detokenize(body: DetokenizeBody, service: ServiceOf, caller: CallerOf) -> dict[str, Any]:
+async def detokenize(
+    body: DetokenizeBody, service: ServiceOf, caller: TokenizeCaller
+) -> dict[str, Any]:
     """The text of tokens."""
-    async with service.pool.use(body.model or service.pool.default_name) as llm:
+    name = service.resolve(body.model or service.pool.default_name, caller)
+    async with service.pool.use(name) as llm:
         tokenizer = llm.model.tokenizer
         if bad := [i for i in body.tokens if not 0 <= i < tokenizer.vocab_size]:
             raise ApiError(
