@@ -73,6 +73,8 @@ def test_tasks_side_by_side(model: LoadedModel, expected: dict[str, tuple[int, .
             assert output.finish_reason == "length"
 
         await asyncio.gather(*(f(p) for p in PROMPTS * 4 for f in (whole, streamed)))
+        assert await llm.generate([], GREEDY) == []
+        assert [o async for o in await llm.generate([], GREEDY, stream=True)] == []
         several = await llm.generate(PROMPTS, GREEDY)
         assert [o.token_ids for o in several] == [*expected.values()]
         assert llm.stats.num_prompt_tokens > 0

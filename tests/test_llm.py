@@ -77,6 +77,17 @@ def test_stop_strings_end_the_text_and_are_never_shown(llm: glimmer.LLM) -> None
     outputs = list(llm.generate("The quick", params, stream=True))
     assert "".join(o.delta for o in outputs) == outputs[-1].text == cut
     assert outputs[-1].finish_reason == "stop"
+    assert [o.stop_text for o in outputs] == [None] * (len(outputs) - 1) + [stop]
+
+
+def test_which_of_two_stop_strings_it_was(llm: glimmer.LLM) -> None:
+    whole = llm.generate("The quick", GREEDY)[0]
+    assert whole.stop_text is None
+    early, late = whole.text[2:4], whole.text[3:5]
+    output = llm.generate("The quick", replace(GREEDY, stop=(late, early)))[0]
+    found = {s: whole.text.index(s) for s in (late, early)}
+    first = min(found, key=lambda s: found[s])
+    assert (output.stop_text, output.text) == (first, whole.text[: found[first]])
 
 
 def test_stop_token_ids(llm: glimmer.LLM) -> None:

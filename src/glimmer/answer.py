@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from operator import itemgetter
 
 from glimmer.chat import AnswerParser, Event, ParsedAnswer, ReasoningDelta, TextDelta
 from glimmer.engine import Request, StepOutput, TokenLogprobs
@@ -47,6 +48,7 @@ class Answer:
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._error: GlimmerError | None = None
+        self._stop_text: str | None = None
         self._text = ""
         self._shown = 0
         self._started = time.perf_counter()
@@ -104,6 +106,7 @@ class Answer:
             tool_call_deltas=tuple(e for e in events if isinstance(e, ToolCallEvent)),
             notes=self._notes,
             error=self._error,
+            stop_text=self._stop_text,
         )
 
     @property
@@ -144,8 +147,9 @@ class Answer:
         stops = self.request.params.stop
         start = max(0, len(self._text) - max(map(len, stops), default=0) + 1)
         self._text += piece
-        if found := [at for s in stops if (at := self._text.find(s, start)) >= 0]:
-            self._text = self._text[: min(found)]
+        if found := [(at, s) for s in stops if (at := self._text.find(s, start)) >= 0]:
+            end, self._stop_text = min(found, key=itemgetter(0))
+            self._text = self._text[:end]
             self.finish_reason = "stop"
 
     def _timing(self) -> Timing:

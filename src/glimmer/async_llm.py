@@ -280,7 +280,7 @@ class AsyncLLM:
         )
         if stream:
             return await self._stream(prepared)
-        outputs = await self._finish(prepared)
+        outputs = await self._finish(prepared) if prepared else []
         if len(outputs) == 1 and outputs[0].error is not None:
             raise outputs[0].error
         return outputs

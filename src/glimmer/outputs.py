@@ -63,6 +63,8 @@ class RequestOutput:
     """What to know of how the messages were expressed, such as an emulated system message."""
     error: GlimmerError | None = None
     """Why finish_reason is "error"; the text is what came before."""
+    stop_text: str | None = None
+    """Which of ``SamplingParams.stop`` ended the answer; None where another thing did."""
     choice: int = 0
     """0 for the first answer to a prompt, counting up where several were asked for."""
     choices: tuple[RequestOutput, ...] = ()

@@ -22,6 +22,7 @@ import pytest
 
 from glimmer.server import keys
 from glimmer.server.database import Database
+from glimmer.server.errors import ApiError
 from glimmer.server.keys import KeyStore, open_key_store
 from glimmer.server.ledger import Ledger
 from glimmer.server.limits import Limits
@@ -284,3 +285,34 @@ def test_a_server_that_is_killed_has_written_what_it_answered(
         (row,) = ledger.usage([])
     assert row.requests == answered
     assert json.dumps(row.completion_tokens) > "0"
+
+
+def test_files_and_batches_are_a_projects_own(server: Server, store: KeyStore) -> None:
+    _, ours = store.create("eta")
+    _, theirs = store.create("theta")
+    gone, revoked = store.create("eta")
+    for text in (ours, theirs, revoked):
+        settle(server, text)
+    headers = {"authorization": f"Bearer {ours}"}
+    others = {"authorization": f"Bearer {theirs}"}
+    line = json.dumps({"custom_id": "a", "body": CHAT})
+    with httpx.Client(base_url=f"{server.url}/v1", headers=headers) as http:
+        file = http.post("/files", files={"file": line}, data={"purpose": "batch"}).json()
+        body = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions"}
+        batch = http.post("/batches", json=body).json()
+        while (told := http.get(f"/batches/{batch['id']}").json())["status"] != "completed":
+            time.sleep(0.02)
+        for path in (f"/files/{file['id']}", f"/batches/{batch['id']}"):
+            assert http.get(path, headers=others).status_code == 404
+        assert http.get("/files", headers=others).json()["data"] == []
+        usage = httpx.get(f"{server.url}/usage?by=model", headers=headers).json()["data"]
+        assert [row["requests"] for row in usage] == [1]
+        # A key that is revoked meanwhile pays for nothing any more.
+        assert told["request_counts"]["completed"] == 1
+        store.revoke(gone.id)
+        while (
+            httpx.get(f"{server.url}/v1/models", headers={"x-api-key": revoked}).status_code == 200
+        ):
+            time.sleep(0.05)
+    with pytest.raises(ApiError, match="revoked"):
+        server.service.access.owner(gone.id)

@@ -76,6 +76,7 @@ def test_metrics_have_vllms_names(http: httpx.Client) -> None:
         (b'{"model": "\\ud800"}', 400, "surrogate"),
         (b'{"messages": [{"role": "user", "content": "\\udfff"}]}', 400, "surrogate"),
         (b'{"temperature": NaN}', 400, "NaN"),
+        (b'{"tools": [{"a": -1e999}]}', 400, "too large"),
         (b'{"seed": ' + b"9" * 5000 + b"}", 400, "too long"),
         (b"[" * 100_000, 400, "no JSON|levels"),
         (b'{"messages": ' + b"[" * 90 + b"]" * 90 + b"}", 400, "64 levels"),

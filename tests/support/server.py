@@ -19,7 +19,12 @@ from glimmer.server.run import Server
 def running(*models: dict[str, Any], wait: bool = True, **values: Any) -> Iterator[Server]:
     """Serve until the end of the block; each model is what ``ModelConfig`` takes."""
     with TemporaryDirectory() as folder:
-        own = {"port": 0, "database": f"{folder}/server.db", "log_level": "warning"}
+        own = {
+            "jobs_dir": f"{folder}/jobs",
+            "port": 0,
+            "database": f"{folder}/server.db",
+            "log_level": "warning",
+        }
         server = Server(load_config(models=list(models), **{**own, **values}))
         thread = threading.Thread(target=server.run)
         thread.start()

@@ -73,6 +73,10 @@ def serve(
     master_key_file: Annotated[
         Path | None, typer.Option(help="What keys are derived from.", rich_help_panel=_SERVER)
     ] = None,
+    jobs_dir: Annotated[
+        Path | None,
+        typer.Option(help="Of files, batches and answers fetched later.", rich_help_panel=_SERVER),
+    ] = None,
     alias: Annotated[
         list[str] | None,
         typer.Option(
@@ -184,6 +188,7 @@ def serve(
         "cors_origins": cors_origin or None,
         "database": database,
         "master_key_file": master_key_file,
+        "jobs_dir": jobs_dir,
         "max_body_mb": max_body_mb,
         "drain_s": drain_s,
         "log_format": log_format,

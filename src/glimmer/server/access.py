@@ -86,6 +86,15 @@ class Access:
         key.check(scope)
         return Caller(endpoint, scope, key, headers)
 
+    def owner(self, key_id: str | None) -> Caller:
+        """Who left a batch here.
+
+        Raises:
+            ApiError: the key does not hold any more.
+        """
+        key = None if key_id is None else self._keys.find(key_id)
+        return Caller("", "batches", key)
+
     def admit(self, caller: Caller) -> Admission:
         """Count one request of a caller's.
 

@@ -17,13 +17,16 @@ from starlette.types import ASGIApp
 
 import glimmer
 from glimmer.errors import GlimmerError
-from glimmer.server import bigmodel, jobs, openai, operations
+from glimmer.server import anthropic, bigmodel, jobs, openai, operations
 from glimmer.server.envelope import Envelope
 from glimmer.server.errors import ApiError, ErrorKind
+from glimmer.server.offline.routes import MAX_FILE_BYTES
 from glimmer.server.service import Service
-from glimmer.server.web import retry_headers
+from glimmer.server.web import request_id, retry_headers
 
-_ABOUT = "The ChatGLM lineage on your own machine, in the dialects of OpenAI and BigModel."
+_ABOUT = (
+    "The ChatGLM lineage on your own machine, in the dialects of OpenAI, BigModel and Anthropic."
+)
 _KINDS: dict[int, ErrorKind] = {404: "not_found", 405: "method"}
 
 
@@ -32,7 +35,7 @@ def create_app(service: Service) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(service.start())
+        loading = asyncio.create_task(service.start(app))
         yield
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
@@ -46,7 +49,12 @@ def create_app(service: Service) -> ASGIApp:
         redoc_url=None,
     )
     app.state.service = service
-    for router in (*openai.routers(), *bigmodel.routers(), operations.router):
+    for router in (
+        *openai.routers(),
+        *bigmodel.routers(),
+        *anthropic.routers(),
+        operations.router,
+    ):
         app.include_router(router)
     app.add_exception_handler(ApiError, _refuse)
     app.add_exception_handler(GlimmerError, _refuse)
@@ -61,9 +69,11 @@ def create_app(service: Service) -> ASGIApp:
             allow_headers=["*"],
         )
     max_bytes = int(service.config.max_body_mb * 2**20)
+    # A file lies within a form, which adds a little.
+    max_file_bytes = max(MAX_FILE_BYTES + (1 << 20), max_bytes)
     return Envelope(
         app,
-        max_body_bytes=lambda path: max_bytes,
+        max_body_bytes=lambda path: max_file_bytes if path.endswith("/files") else max_bytes,
         stall_s=service.config.stall_s,
         responded=service.metrics.responded,
     )
@@ -72,6 +82,10 @@ def create_app(service: Service) -> ASGIApp:
 def refuse(request: Request, error: ApiError) -> Response:
     """In the dialect of the path that was asked."""
     path = request.url.path
+    if path.startswith(anthropic.PREFIXES):
+        name = request_id(request)
+        status, body = anthropic.render(error, name)
+        return JSONResponse(body, status, {**retry_headers(error), "request-id": name})
     render = bigmodel.render if path.startswith(bigmodel.PREFIX) else openai.render
     status, body = render(error)
     return JSONResponse(body, status, retry_headers(error))

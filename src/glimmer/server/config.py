@@ -77,6 +77,9 @@ class ServerConfig(BaseSettings):
     """Of keys and usage; by default an SQLite file in the user's data folder."""
     master_key_file: Path | None = None
 
+    jobs_dir: Path | None = None
+    """Of files, batches and answers fetched later; by default beside the database's default."""
+
     max_body_mb: float = Field(16, gt=0)
     keep_alive_s: float = Field(15, gt=0)
     """After so long without an event a stream gets a comment."""

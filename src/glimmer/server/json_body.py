@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -41,7 +42,7 @@ def parse_json(body: bytes) -> Any:
     """
     try:
         text = body.decode("utf-8")
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_float)
         if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
             raise ApiError("invalid", f"The body has more than {MAX_DEPTH} levels of nesting.")
         if "\\ud" in text or "\\uD" in text:
@@ -64,6 +65,14 @@ def parse_json(body: bytes) -> Any:
         ) from error
     except ValueError as error:  # a number of more digits than Python reads
         raise ApiError("invalid", "The body holds a number that is too long.") from error
+    return value
+
+
+def _parse_float(text: str) -> float:
+    """JSON has 1e999, and Python makes infinity of it, which is no JSON again."""
+    value = float(text)
+    if math.isinf(value):
+        raise ApiError("invalid", f"The body holds a number that is too large: {text[:40]}.")
     return value
 
 

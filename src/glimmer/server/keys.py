@@ -232,14 +232,28 @@ class KeyStore:
             raise ApiError("bad_key", _UNKNOWN)
         if not is_genuine:
             raise ApiError("wrong_secret", _UNKNOWN)
+        self._check_holds(key)
+        if token is not None:
+            token.check_times(self._clock())
+        return key
+
+    def find(self, key_id: str) -> ApiKey:
+        """A key that holds, by its id.
+
+        Raises:
+            ApiError: as ``authenticate``.
+        """
+        key = self._keys().get(key_id)
+        if key is None:
+            raise ApiError("bad_key", _UNKNOWN)
+        self._check_holds(key)
+        return key
+
+    def _check_holds(self, key: ApiKey) -> None:
         if key.revoked_at is not None:
             raise ApiError("bad_key", "This API key has been revoked.")
-        now_s = self._clock()
-        if key.expires_at is not None and key.expires_at.timestamp() <= now_s:
+        if key.expires_at is not None and key.expires_at.timestamp() <= self._clock():
             raise ApiError("expired_key", "This API key has expired.")
-        if token is not None:
-            token.check_times(now_s)
-        return key
 
     def _keys(self) -> dict[str, ApiKey]:
         asked_at = self._monotonic()

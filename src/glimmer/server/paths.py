@@ -20,6 +20,11 @@ def default_database_path(environ: Mapping[str, str] = os.environ) -> Path:
     return data_dir(environ) / "server.db"
 
 
+def default_jobs_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Files, batches and answers that are fetched later."""
+    return data_dir(environ) / "jobs"
+
+
 def default_master_key_path(
     database_path: Path | None, environ: Mapping[str, str] = os.environ
 ) -> Path:

@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from starlette.types import ASGIApp
+
 from glimmer.async_llm import AsyncLLM
 from glimmer.errors import GlimmerError
 from glimmer.native.model import Float32Array
@@ -23,6 +25,9 @@ from glimmer.server.ledger import UsageRecord
 from glimmer.server.limits import Admission
 from glimmer.server.metrics import Metrics
 from glimmer.server.models import ModelPool
+from glimmer.server.offline.folder import JobFolder
+from glimmer.server.offline.runner import Runner
+from glimmer.server.paths import default_jobs_dir
 
 _LOG = logging.getLogger("glimmer.server")
 _CLIENT_GONE = 499
@@ -45,21 +50,26 @@ class Service:
         self.pool = ModelPool(config.models, config.aliases, config.memory)
         self.metrics = Metrics(self.pool.loaded)
         self.metrics.watch(self.access.ledger)
+        folder = JobFolder(config.jobs_dir or default_jobs_dir())
+        self.runner = Runner(folder, self.access)
         self.live_requests: set[tuple[str | None, str]] = set()
         """Request ids under way, by key."""
         self.is_draining = False
         self.failure: GlimmerError | None = None
         """Why the first model could not be loaded."""
 
-    async def start(self) -> None:
-        """Load the first model; until then requests are told to come again."""
+    async def start(self, app: ASGIApp) -> None:
+        """Load the first model; until then requests are told to come again. ``app`` answers what
+        was left here."""
         try:
             await self.pool.start()
+            await self.runner.start(app)
         except GlimmerError as error:
             _LOG.error("%s", error)
             self.failure = error
 
     async def aclose(self) -> None:
+        await self.runner.aclose()
         await self.pool.aclose()
         await asyncio.to_thread(self.access.close)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -40,13 +41,18 @@ class _Authentication:
         bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)] = None,
         api_key: Annotated[str | None, Security(_API_KEY)] = None,
     ) -> Caller:
+        endpoint, state = request.scope["route"].path, request.scope["state"]
+        known: Caller | None = state.get("caller")  # of a request that the server makes itself
+        if known is not None:
+            known = replace(known, endpoint=endpoint, scope=self._scope, headers=state["headers"])
+            if known.key is not None:
+                known.key.check(self._scope)
+            return known
         # The platform's older SDK sends its token without a word before it.
         credential = bearer.credentials if bearer is not None else api_key
         if credential is None:
             credential = request.headers.get("authorization", "")
-        return await service.access.caller(
-            credential, request.scope["route"].path, self._scope, request.scope["state"]["headers"]
-        )
+        return await service.access.caller(credential, endpoint, self._scope, state["headers"])
 
 
 ChatCaller = Annotated[Caller, Depends(_Authentication("chat"))]
@@ -58,7 +64,6 @@ TokenizeCaller = Annotated[Caller, Depends(_Authentication("tokenize"))]
 FilesCaller = Annotated[Caller, Depends(_Authentication("files"))]
 BatchesCaller = Annotated[Caller, Depends(_Authentication("batches"))]
 UsageCaller = Annotated[Caller, Depends(_Authentication("usage"))]
-CallerOf = ChatCaller
 
 
 def request_id(request: Request) -> str:

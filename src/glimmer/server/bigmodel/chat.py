@@ -23,6 +23,7 @@ from glimmer.server.service import Completed, Service, Streaming
 from glimmer.server.sse import DONE, event, while_connected
 from glimmer.server.web import ChatCaller, ServiceOf, event_stream, notes, request_id
 
+PREFIX = "/api/paas/v4"
 router = APIRouter(route_class=JsonRoute)
 
 

@@ -40,58 +40,9 @@ class TaskReply(Reply):
     usage: UsageReply | None = None
 
 
-class FileReply(Reply):
-    id: str
-    object: Literal["file"]
-    bytes: int
-    created_at: int
-    filename: str
-    purpose: str
-    status: str
-
-
-class FileList(Reply):
-    object: Literal["list"]
-    data: list[FileReply]
-    has_more: bool
-
-
-class FileGone(Reply):
-    id: str
-    object: Literal["file"]
-    deleted: bool
-
-
-class Counts(Reply):
-    total: int
-    completed: int
-    failed: int
-
-
-class BatchReply(Reply):
-    id: str
-    object: Literal["batch"]
-    endpoint: str
-    input_file_id: str
-    completion_window: str
-    status: Literal[
-        "validating", "failed", "in_progress", "finalizing", "completed", "cancelling", "cancelled"
-    ]
-    created_at: int
-    request_counts: Counts
-    output_file_id: str | None = None
-    error_file_id: str | None = None
-
-
-class BatchList(Reply):
-    object: Literal["list"]
-    data: list[BatchReply]
-    has_more: bool
-
-
 def documented(model: type[Reply], *, streams: bool = False) -> Responses:
     """What a route answers, refusals included."""
     found: dict[str, Any] = {"model": model}
     if streams:
-        found["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        found["content"] = {"text/event-stream": {"schema": {}}}
     return {200: found, "4XX": {"model": PlatformErrorReply}, "5XX": {"model": PlatformErrorReply}}

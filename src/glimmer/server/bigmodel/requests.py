@@ -9,7 +9,7 @@ from pydantic import Field
 from glimmer.engine import Constraint
 from glimmer.errors import InvalidParameterError
 from glimmer.server.errors import ApiError
-from glimmer.server.openai.requests import Body, Count, EmbeddingBody, JsonObject
+from glimmer.server.openai.requests import Body, Count, JsonObject
 
 _SERVICES = {
     "web_search": "searches the web",
@@ -54,7 +54,7 @@ class ChatBody(Body):
     reasoning_effort: str | None = None
     top_k: Annotated[int, Field(ge=-1, le=1 << 30)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     loop_guard: bool | None = None
 
@@ -118,7 +118,3 @@ class ChatBody(Body):
             return Constraint.json_schema(schema)
         except InvalidParameterError as error:
             raise ApiError("invalid", str(error), param="response_format") from error
-
-
-class EmbedBody(EmbeddingBody):
-    request_id: str | None = None

@@ -2,11 +2,14 @@
 
 from fastapi import APIRouter
 
-from glimmer.server.openai import chat, completions, models
+from glimmer.server.offline.routes import make_router
+from glimmer.server.openai import chat, completions, models, responses
 from glimmer.server.openai.errors import render
+from glimmer.server.openai.replies import documented
 
 __all__ = ["render", "routers"]
 
 
 def routers() -> tuple[APIRouter, ...]:
-    return chat.router, completions.router, models.router
+    offline = make_router("/v1", "OpenAI", documented)
+    return offline, chat.router, completions.router, responses.router, models.router

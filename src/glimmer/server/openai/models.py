@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 
 from glimmer.errors import GlimmerError
 from glimmer.server import jobs, shape
+from glimmer.server.access import Caller
 from glimmer.server.errors import ApiError
 from glimmer.server.json_body import JsonRoute
 from glimmer.server.openai.replies import (
@@ -54,21 +55,7 @@ async def create_embeddings(
 ) -> dict[str, Any]:
     """A vector for each text: the mean over its tokens of the last layer's hidden states, of
     length 1. The models were not trained for that: good for rough likeness, no more."""
-    vectors, usage = await while_connected(request, service.embed(body.model, body.prompts, caller))
-    size = body.dimensions or vectors.shape[1]
-    if size != vectors.shape[1]:
-        raise ApiError(
-            "unsupported",
-            f"Vectors of this model have {vectors.shape[1]} numbers and cannot be shortened.",
-            param="dimensions",
-        )
-    data: list[dict[str, Any]] = []
-    for index, vector in enumerate(vectors):
-        numbers: str | list[float] = vector.tolist()
-        if body.encoding_format == "base64":
-            numbers = base64.b64encode(vector.astype("<f4").tobytes()).decode()
-        data.append({"object": "embedding", "index": index, "embedding": numbers})
-    return {"object": "list", "data": data, "model": body.model, "usage": shape.usage(usage)}
+    return await embed(request, body, service, caller)
 
 
 @router.post("/tokenize", responses=documented(Tokens))
@@ -120,6 +107,27 @@ async def detokenize(
                 param="tokens",
             )
         return {"prompt": await anyio.to_thread.run_sync(tokenizer.decode, body.tokens)}
+
+
+async def embed(
+    request: Request, body: EmbeddingBody, service: Service, caller: Caller
+) -> dict[str, Any]:
+    """Raises ApiError."""
+    vectors, usage = await while_connected(request, service.embed(body.model, body.prompts, caller))
+    size = body.dimensions or vectors.shape[1]
+    if size != vectors.shape[1]:
+        raise ApiError(
+            "unsupported",
+            f"Vectors of this model have {vectors.shape[1]} numbers and cannot be shortened.",
+            param="dimensions",
+        )
+    data: list[dict[str, Any]] = []
+    for index, vector in enumerate(vectors):
+        numbers: str | list[float] = vector.tolist()
+        if body.encoding_format == "base64":
+            numbers = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+        data.append({"object": "embedding", "index": index, "embedding": numbers})
+    return {"object": "list", "data": data, "model": body.model, "usage": shape.usage(usage)}
 
 
 def _model(service: Service, name: str, created: int) -> dict[str, Any]:

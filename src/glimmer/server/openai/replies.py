@@ -126,5 +126,5 @@ def documented(model: type[Reply], *, streams: bool = False) -> Responses:
     """What a route answers, refusals included."""
     found: dict[str, Any] = {"model": model}
     if streams:
-        found["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        found["content"] = {"text/event-stream": {"schema": {}}}
     return {200: found, "4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}}

@@ -57,7 +57,7 @@ class SamplingBody(Body):
 
     top_k: Annotated[int, Field(ge=-1, le=1 << 30)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     """Lower is sooner."""
     ignore_eos: bool | None = None
@@ -222,6 +222,9 @@ class CompletionBody(SamplingBody):
 
     @property
     def prompts(self) -> list[str | list[int]]:
+        """Raises ApiError where there is none."""
+        if self.prompt == []:
+            raise ApiError("invalid", "There is no prompt; give at least one.", param="prompt")
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
