@@ -22,6 +22,7 @@ from benchmarks import (
     engine_figures,
     memory,
     report,
+    server_figures,
     speed,
     startup,
 )
@@ -32,7 +33,7 @@ from glimmer.checkpoints import open_checkpoint
 from glimmer.errors import GlimmerError
 from glimmer.native.cpu import physical_cores
 
-SECTIONS = ("prefill", "decode", "startup", "memory", "accuracy", "batches", "engine")
+SECTIONS = ("prefill", "decode", "startup", "memory", "accuracy", "batches", "engine", "server")
 Progress = Callable[[str], None]
 
 
@@ -105,6 +106,11 @@ def run(args: argparse.Namespace, progress: Progress) -> Results:
             model, num_threads=args.threads, num_rounds=args.rounds, progress=progress
         )
         if "engine" in args.only
+        else None,
+        server=server_figures.measure(
+            model, num_threads=args.threads, num_rounds=args.rounds, progress=progress
+        )
+        if "server" in args.only
         else None,
     )
 

@@ -65,5 +65,11 @@ def bars(results: Results) -> Iterator[Bar]:
                   100 * statistics.median(engine.overhead), "<", 2, "%", quiet)  # fmt: skip
         yield Bar("with drafts, text that does not repeat",
                   statistics.median(engine.story_gain), ">=", 0.97, "x", quiet)  # fmt: skip
+    if (server := results.server) is not None:
+        quiet = (server.foreign_load or 0) <= MAX_FOREIGN_LOAD
+        yield Bar("server's share of the throughput, 200 clients",
+                  100 * statistics.median(server.overheads), "<", 10, "%", quiet)  # fmt: skip
+        yield Bar("server's delay of the first token",
+                  1000 * statistics.median(server.delays_s), "<=", 15, "ms", quiet)  # fmt: skip
     if (memory := results.memory) is not None:
         yield Bar("peak memory", memory.peak_bytes / 1e6, "<=", memory.allowed_bytes / 1e6, "MB")

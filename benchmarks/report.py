@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -16,6 +16,7 @@ from benchmarks.engine_figures import EngineFigures
 from benchmarks.machine import MAX_FOREIGN_LOAD, Machine, Peer
 from benchmarks.memory import ALLOWANCE_BYTES, Memory
 from benchmarks.results import Results
+from benchmarks.server_figures import ServerFigures
 from benchmarks.speed import Speed
 from benchmarks.startup import StartUp, medians
 
@@ -65,6 +66,8 @@ def _parts(results: Results) -> Iterator[RenderableType]:
         yield _batches_table(results.batches)
     if results.engine is not None:
         yield _engine_table(results.engine)
+    if results.server is not None:
+        yield _server_table(results.server)
     if (table := _bars_table(results)).row_count:
         yield table
 
@@ -176,11 +179,28 @@ def _engine_table(engine: EngineFigures) -> Table:
         "drafts, answer that copies: x": engine.copy_gain,
         "drafts, answer that does not: x": engine.story_gain,
     }
+    return _fill(table, rows)
+
+
+def _fill(table: Table, rows: Mapping[str, Sequence[float]]) -> Table:
     for what, values in rows.items():
         table.add_row(
             what, f"{statistics.median(values):.3g}", f"{min(values):.3g} to {max(values):.3g}"
         )
     return table
+
+
+def _server_table(server: ServerFigures) -> Table:
+    table = _table("200 streams of 64 tokens, 32 at a time", "what", "median", "range")
+    rows = {
+        "engine, tok/s": server.engine_tokens_per_s,
+        "server, tok/s": server.server_tokens_per_s,
+        "the server costs, %": [100 * x for x in server.overheads],
+        "engine, first token of one client, ms": [1000 * x for x in server.engine_first_token_s],
+        "server, first token of one client, ms": [1000 * x for x in server.server_first_token_s],
+        "the server adds, ms": [1000 * x for x in server.delays_s],
+    }
+    return _fill(table, rows)
 
 
 def _bars_table(results: Results) -> Table:

@@ -10,6 +10,7 @@ from benchmarks.batches import Batches
 from benchmarks.engine_figures import EngineFigures
 from benchmarks.machine import Machine, Peer
 from benchmarks.memory import Memory
+from benchmarks.server_figures import ServerFigures
 from benchmarks.speed import Speed
 from benchmarks.startup import StartUp
 
@@ -25,3 +26,4 @@ class Results:
     accuracy: Mapping[str, Accuracy]
     batches: Batches | None
     engine: EngineFigures | None
+    server: ServerFigures | None

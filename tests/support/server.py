@@ -16,7 +16,9 @@ from glimmer.server.run import Server
 
 
 @contextmanager
-def running(*models: dict[str, Any], wait: bool = True, **values: Any) -> Iterator[Server]:
+def running(
+    *models: dict[str, Any], wait: bool = True, verify: Any = True, **values: Any
+) -> Iterator[Server]:
     """Serve until the end of the block; each model is what ``ModelConfig`` takes."""
     with TemporaryDirectory() as folder:
         own = {
@@ -29,7 +31,7 @@ def running(*models: dict[str, Any], wait: bool = True, **values: Any) -> Iterat
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
-            while wait and httpx.get(f"{server.url}/health").status_code == 503:
+            while wait and httpx.get(f"{server.url}/health", verify=verify).status_code == 503:
                 time.sleep(0.02)
             yield server
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from types import FrameType
 
@@ -47,6 +48,18 @@ def check_exposure(config: ServerConfig, asks_for_keys: bool) -> None:
     )
 
 
+def _check_certificate(config: ServerConfig) -> None:
+    if config.tls_cert is None or config.tls_key is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key)
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidParameterError(
+            f"{config.tls_cert} and {config.tls_key} are no certificate with its key: "
+            f"{getattr(error, 'reason', None) or error}."
+        ) from error
+
+
 def _listen(config: ServerConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listener = socket.socket(family)
@@ -74,6 +87,7 @@ class Server(uvicorn.Server):
         self.service = Service(config)
         try:
             check_exposure(config, self.service.access.asks_for_keys())
+            _check_certificate(config)
             self._listener = _listen(config)
         except BaseException:
             self.service.access.close()
