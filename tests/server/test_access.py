@@ -270,7 +270,7 @@ def test_a_server_that_is_killed_has_written_what_it_answered(
             assert process.stderr is not None
             url = ""
             while not url:
-                if found := re.search(r"listens at (\S+)", process.stderr.readline()):
+                if found := re.search(r"listens at (http://[\d.:]+)", process.stderr.readline()):
                     url = found[1]
             while httpx.get(f"{url}/health").status_code == 503:
                 time.sleep(0.05)

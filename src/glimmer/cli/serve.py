@@ -200,8 +200,17 @@ def serve(
         return
     from glimmer.server.run import serve as run
 
-    def announce(url: str) -> None:
-        terminal.messages().print(f"Glimmer listens at {url} (docs: {url}/docs)", highlight=False)
+    def announce(url: str, asks_for_keys: bool) -> None:
+        key = "asks for a key" if asks_for_keys else "asks for no key"
+        names = ", ".join([*(m.name for m in settings.models), *settings.aliases])
+        terminal.messages().print(
+            f"Glimmer listens at {url} and {key}. Models: {terminal.printable(names)}\n"
+            f"  OpenAI     {url}/v1\n"
+            f"  BigModel   {url}/api/paas/v4\n"
+            f"  Anthropic  {url}\n"
+            f"  Docs       {url}/docs",
+            highlight=False,
+        )
 
     run(settings, announce)
 

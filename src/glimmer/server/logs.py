@@ -19,6 +19,9 @@ def configure(log_format: Literal["text", "json"], level: str) -> None:
         logger.handlers[:] = [handler]
         logger.propagate = False
         logger.setLevel(level.upper())
+    if level == "info":
+        # What uvicorn tells of itself is of use only to those who look for a fault.
+        logging.getLogger("uvicorn").setLevel("WARNING")
     # Its access log holds addresses with everything that stands behind a question mark.
     logging.getLogger("uvicorn.access").disabled = True
 

@@ -21,10 +21,11 @@ _MAX_CONNECTIONS = 4096
 """Beyond that, connections are turned away with 503: each takes memory even if it says nothing."""
 
 
-def serve(config: ServerConfig, announce: Callable[[str], None] = lambda url: None) -> None:
+def serve(config: ServerConfig, announce: Callable[[str, bool], None]) -> None:
     """Serve until SIGTERM or Ctrl-C, then let what runs finish for ``drain_s``.
 
-    ``announce`` is called with the server's URL when it listens.
+    ``announce`` is called with the server's URL, and whether it asks for keys, when it listens;
+    where the log is JSON, a line of it tells the URL instead.
 
     Raises:
         InvalidParameterError: the address may not or cannot be used.
@@ -32,7 +33,10 @@ def serve(config: ServerConfig, announce: Callable[[str], None] = lambda url: No
     """
     logs.configure(config.log_format, config.log_level)
     server = Server(config)
-    announce(server.url)
+    if config.log_format == "json":
+        _LOG.info("Glimmer listens at %s", server.url)
+    else:
+        announce(server.url, server.service.access.asks_for_keys())
     server.run()
     if server.service.failure is not None:
         raise server.service.failure
