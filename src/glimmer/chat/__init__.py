@@ -12,6 +12,7 @@ from glimmer.chat.parser import (
     ToolArgumentsDelta,
     ToolCallEnd,
     ToolCallStart,
+    visible,
 )
 from glimmer.chat.prompt import PromptBuilder
 from glimmer.chat.template import ChatTemplate
@@ -35,4 +36,5 @@ __all__ = [
     "ToolSpec",
     "to_messages",
     "to_tools",
+    "visible",
 ]

@@ -62,11 +62,16 @@ class AnswerParser(Protocol):
         ...
 
 
+def visible(text: str) -> list[Event]:
+    """The event of visible text; none of no text."""
+    return [TextDelta(text)] if text else []
+
+
 class PlainParser:
     """All text is visible text."""
 
     def push(self, text: str) -> list[Event]:
-        return [TextDelta(text)] if text else []
+        return visible(text)
 
     def control(self, token: str) -> list[Event]:
         return []

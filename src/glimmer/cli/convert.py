@@ -87,27 +87,9 @@ class _Bar:
     """A progress bar on standard error; nothing where that is no terminal."""
 
     def __init__(self, target: Path) -> None:
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        from glimmer.cli.progress import byte_progress
 
-        from glimmer.cli import terminal
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=(console := terminal.messages()),
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = byte_progress(transient=True)
         self._target = target
         self._task = self._bar.add_task(f"Writing {target}", total=None)
 

@@ -103,27 +103,9 @@ class _Bars:
     """A progress bar for each file on standard error; nothing where that is no terminal."""
 
     def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        from glimmer.cli.progress import byte_progress
 
-        from glimmer.cli import terminal
-
-        console = terminal.messages()
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._bars = byte_progress()
         self._tasks: dict[str, object] = {}
 
     def __enter__(self) -> _Bars:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from glimmer.chat import (
     CallNumbers,
     Event,
-    TextDelta,
     ToolArgumentsDelta,
     ToolCallEnd,
     ToolSpec,
+    visible,
 )
 from glimmer.chat.filters import Chain, Replace, Strip, TextFilter
 
@@ -76,7 +76,7 @@ class RoundsParser:
                 return []
             self._may_be_call = False
             text, self._held = self._held, ""
-        return _visible(self._filter.push(text))
+        return visible(self._filter.push(text))
 
     def control(self, token: str) -> list[Event]:
         return []
@@ -86,7 +86,7 @@ class RoundsParser:
         if (call := self._call(held.strip())) is not None:
             start = self._numbers.start(call[0])
             return [start, ToolArgumentsDelta(start.index, call[1]), ToolCallEnd(start.index)]
-        return _visible(self._filter.push(held) + self._filter.finish())
+        return visible(self._filter.push(held) + self._filter.finish())
 
     def _call(self, text: str) -> tuple[str, str] | None:
         try:
@@ -99,10 +99,6 @@ class RoundsParser:
         if not isinstance(arguments, dict):
             return None
         return value["name"], json.dumps(arguments, ensure_ascii=False)
-
-
-def _visible(text: str) -> list[Event]:
-    return [TextDelta(text)] if text else []
 
 
 def tool_parser(tools: Sequence[ToolSpec]) -> RoundsParser:

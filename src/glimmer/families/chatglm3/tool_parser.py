@@ -14,10 +14,10 @@ from typing import Literal, Protocol
 from glimmer.chat import (
     CallNumbers,
     Event,
-    TextDelta,
     ToolArgumentsDelta,
     ToolCallEnd,
     ToolSpec,
+    visible,
 )
 from glimmer.chat.filters import Chain, Strip
 from glimmer.families.chatglm.tool_parser import training_date
@@ -103,7 +103,7 @@ class NamedCallParser:
             if not newline and any(n.startswith(name) for n in self._names):
                 return []
             text, self._held, self._state = self._held, "", "text"
-        return _visible(self._text.push(text))
+        return visible(self._text.push(text))
 
     def control(self, token: str) -> list[Event]:
         """A part ends where the model takes its own turn once more."""
@@ -117,7 +117,7 @@ class NamedCallParser:
         if self._state == "call":
             return self._finish_call()
         held, self._held = self._held, ""
-        return _visible(self._text.push(held) + self._text.finish())
+        return visible(self._text.push(held) + self._text.finish())
 
     def _begin(self) -> None:
         self._state = "start"
@@ -132,7 +132,7 @@ class NamedCallParser:
         self._state = "text"
         rest = self._call.finish()
         if rest is None:
-            return _visible(self._text.push(self._call_text) + self._text.finish())
+            return visible(self._text.push(self._call_text) + self._text.finish())
         events = self._arguments(rest)
         if not self._started:
             self._started = True
@@ -149,10 +149,6 @@ class NamedCallParser:
 
 def _text_filter() -> Chain:
     return Chain((Strip(), training_date()))
-
-
-def _visible(text: str) -> list[Event]:
-    return [TextDelta(text)] if text else []
 
 
 def tool_parser(tools: Sequence[ToolSpec]) -> NamedCallParser:

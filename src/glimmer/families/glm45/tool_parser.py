@@ -9,11 +9,11 @@ from glimmer.chat import (
     CallNumbers,
     Event,
     ReasoningDelta,
-    TextDelta,
     ToolArgumentsDelta,
     ToolCallEnd,
     ToolCallStart,
     ToolSpec,
+    visible,
 )
 from glimmer.chat.filters import Strip
 from glimmer.families.glm45.tokenizer import (
@@ -85,7 +85,7 @@ class TaggedParser:
     def _take(self, text: str) -> list[Event]:
         """Text that belongs to the state."""
         if self._state == "text":
-            return [TextDelta(kept)] if (kept := self._text.push(text)) else []
+            return visible(self._text.push(text))
         if self._state == "thought":
             return [ReasoningDelta(kept)] if (kept := self._thought.push(text)) else []
         if self._state != "call":  # between the tags of a call is nothing but new lines
