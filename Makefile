@@ -38,7 +38,7 @@ endef
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo 'Options: PROMPT="..." (chat), ARGS="..." (test, test-slow, bench), PYTHON=python3.x'
+	@echo 'Options: PROMPT="..." (chat), ARGS="..." (test, test-slow, bench, bench-peers), PYTHON=python3.x'
 
 .PHONY: chat
 chat: $(STAMPS)/demo ## Chat with the demo model; PROMPT="..." asks once
@@ -81,6 +81,10 @@ endef
 .PHONY: bench
 bench: $(STAMPS)/bench $(STAMPS)/demo ## Measure speed and memory on this machine
 	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(STAMPS)/bench ## Measure beside llama.cpp and ik_llama.cpp on larger files (an hour)
+	$(BIN)/python -m benchmarks.peer_table $(ARGS)
 
 .PHONY: fmt
 fmt: $(STAMPS)/check ## Format the code

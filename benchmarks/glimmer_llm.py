@@ -29,6 +29,12 @@ def _decode(llm: LLM, seed: int) -> float:
     return workload.DECODE_TOKENS / (output.timing.total_s - output.timing.time_to_first_token_s)
 
 
+def _context(llm: LLM, context: int) -> float:
+    output = _generate(llm, context, workload.CONTEXT_DECODE_TOKENS + 1, seed=1)
+    timing = output.timing
+    return workload.CONTEXT_DECODE_TOKENS / (timing.total_s - timing.time_to_first_token_s)
+
+
 def _memory(llm: LLM) -> dict[str, object]:
     _generate(llm, workload.PREFILL_TOKENS, workload.DECODE_TOKENS, seed=0)
     model = llm.model
@@ -56,7 +62,8 @@ class BatchedLLM:
 
 def main() -> None:
     parser = child.parser(__doc__)
-    parser.add_argument("task", choices=["prefill", "decode", "memory", "batches"])
+    parser.add_argument("task", choices=["prefill", "decode", "context", "memory", "batches"])
+    parser.add_argument("--context", type=int, default=workload.CONTEXT_TOKENS)
     parser.add_argument("--activations", choices=["auto", "int8", "int16"], default="auto")
     args = parser.parse_args()
     imported = resident_bytes()
@@ -66,7 +73,7 @@ def main() -> None:
     if args.task == "batches":
         llm = LLM(model, max_num_seqs=32, max_model_len=256, speculation=False)
     else:
-        llm = LLM(model, speculation=False)
+        llm = LLM(model, max_num_seqs=1, speculation=False)
     load_s = time.perf_counter() - start
     result: dict[str, object] = {}
     match args.task:
@@ -74,6 +81,8 @@ def main() -> None:
             result["tokens_per_s"] = workload.median_of_repeats(lambda seed: _prefill(llm, seed))
         case "decode":
             result["tokens_per_s"] = workload.median_of_repeats(lambda seed: _decode(llm, seed))
+        case "context":
+            result["tokens_per_s"] = _context(llm, args.context)
         case "batches":
             result["tokens_per_s"] = workload.batch_tokens_per_s(BatchedLLM(llm))
         case "memory":

@@ -14,6 +14,8 @@ PROMPT_TOKENS = 16
 DECODE_TOKENS = 64
 CONTEXT_TOKENS = 1024
 """Room for any of the above together."""
+CONTEXT_DECODE_TOKENS = 32
+"""Behind a long context, however long that is."""
 BATCH_PROMPT_TOKENS = 128
 BATCH_ANSWER_TOKENS = 64
 """Of each sequence in a batch."""
@@ -69,6 +71,18 @@ def decode_tokens_per_s(engine: Engine) -> float:
         return DECODE_TOKENS / (time.perf_counter() - start)
 
     return median_of_repeats(measure)
+
+
+def context_tokens_per_s(engine: Engine, context: int) -> float:
+    """Decoding behind so many tokens. Once: reading them takes long enough to warm everything."""
+    engine.clear()
+    ids = random_ids(context, engine.vocab_size, seed=1)
+    for start in range(0, context, PREFILL_TOKENS):
+        token_id = engine.forward(ids[start : start + PREFILL_TOKENS])
+    start_s = time.perf_counter()
+    for _ in range(CONTEXT_DECODE_TOKENS):
+        token_id = engine.forward([token_id])
+    return CONTEXT_DECODE_TOKENS / (time.perf_counter() - start_s)
 
 
 class BatchEngine(Protocol):

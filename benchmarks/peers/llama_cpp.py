@@ -15,14 +15,19 @@ import numpy as np
 from benchmarks import child, reference, workload
 from benchmarks.process_memory import peak_bytes
 
-_TASKS = ("probe", "requantize", "prefill", "decode", "memory", "accuracy", "batches")
+_TASKS = ("probe", "requantize", "prefill", "decode", "memory", "accuracy", "batches", "context")
 
 
 class LlamaCppEngine:
     """Defaults of the library: float16 KV cache, flash attention where it sees fit, mapped file."""
 
     def __init__(
-        self, lib: ModuleType, model: Path, num_threads: int, num_sequences: int = 1
+        self,
+        lib: ModuleType,
+        model: Path,
+        num_threads: int,
+        num_sequences: int = 1,
+        context: int = workload.CONTEXT_TOKENS,
     ) -> None:
         self._lib = lib
         lib.llama_backend_init()
@@ -32,7 +37,7 @@ class LlamaCppEngine:
         if not self._model:
             raise RuntimeError(f"llama.cpp does not load {model.name}")
         params = lib.llama_context_default_params()
-        params.n_ctx = workload.CONTEXT_TOKENS
+        params.n_ctx = context
         params.n_batch = params.n_ubatch = workload.PREFILL_TOKENS
         if num_sequences > 1:
             params.n_seq_max = num_sequences
@@ -133,6 +138,7 @@ def main() -> None:
     parser.add_argument("task", choices=[*_TASKS])
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--context", type=int, default=workload.CONTEXT_TOKENS)
     args = parser.parse_args()
     lib = importlib.import_module("llama_cpp")
     log = _silence(lib)
@@ -142,7 +148,8 @@ def main() -> None:
         return
     start = time.perf_counter()
     num_sequences = max(workload.BATCH_SIZES) if args.task == "batches" else 1
-    engine = LlamaCppEngine(lib, Path(args.model), args.threads, num_sequences)
+    room = args.context + 2 * workload.CONTEXT_DECODE_TOKENS
+    engine = LlamaCppEngine(lib, Path(args.model), args.threads, num_sequences, room)
     load_s = time.perf_counter() - start
     result: dict[str, object] = {}
     match args.task:
@@ -154,6 +161,8 @@ def main() -> None:
             result["tokens_per_s"] = workload.prefill_tokens_per_s(engine)
         case "decode":
             result["tokens_per_s"] = workload.decode_tokens_per_s(engine)
+        case "context":
+            result["tokens_per_s"] = workload.context_tokens_per_s(engine, args.context)
         case "batches":
             result["tokens_per_s"] = workload.batch_tokens_per_s(engine)
         case "memory":
