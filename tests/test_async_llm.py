@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -210,6 +211,49 @@ def test_a_mistake_of_ours_is_told_and_nobody_waits(
 
     asyncio.run(main())
     assert isinstance(seen[0], ZeroDivisionError)
+
+
+def test_a_mistake_at_the_start_is_told_too(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threading.excepthook", lambda args: None)
+
+    def fail(prepared: Any) -> None:
+        raise ZeroDivisionError("a mistake")
+
+    async def main() -> None:
+        async with glimmer.AsyncLLM(model) as llm:
+            monkeypatch.setattr(llm._session, "start", fail)
+            asked = [llm.generate(prompt, GREEDY) for prompt in PROMPTS]
+            told = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+        assert all(isinstance(error, GenerationError) for error in told)
+
+    asyncio.run(main())
+
+
+def test_embeddings_leave_answers_a_step_in_between(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    async def work(llm: glimmer.AsyncLLM) -> None:
+        step, embed = llm._session.step, glimmer.loader.LoadedModel.embed
+        monkeypatch.setattr(llm._session, "step", lambda: (done.append("step"), step()))
+        monkeypatch.setattr(
+            glimmer.loader.LoadedModel,
+            "embed",
+            lambda self, ids: (done.append("embed"), embed(self, ids))[1],
+        )
+        stream = await llm.generate("dog", LONG, stream=True)
+        await anext(stream)
+        done.clear()
+        await asyncio.gather(*(llm.embed(PROMPTS * 4) for _ in range(4)))
+        await stream.aclose()
+
+    with_llm(model, work)
+    pairs = list(itertools.pairwise(done))
+    assert done.count("embed") == 80
+    assert ("embed", "embed") not in pairs
 
 
 def test_the_interpreter_may_go_while_it_runs(tmp_path: Path) -> None:

@@ -165,8 +165,11 @@ class Answer:
 
 def _held_back(text: str, stops: Sequence[str]) -> int:
     """Characters at the end of ``text`` that may turn out to be the beginning of a stop string."""
-    longest = max(map(len, stops), default=0)
-    for length in range(min(longest - 1, len(text)), 0, -1):
-        if any(s.startswith(text[-length:]) for s in stops):
-            return length
-    return 0
+    longest = 0
+    for stop in stops:
+        at = max(0, len(text) - len(stop) + 1)
+        while (at := text.find(stop[0], at)) >= 0 and not stop.startswith(text[at:]):
+            at += 1
+        if at >= 0:
+            longest = max(longest, len(text) - at)
+    return longest

@@ -11,6 +11,7 @@ import os
 import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Literal, overload
@@ -36,6 +37,7 @@ from glimmer.session import (
 )
 
 _Delivery = list[RequestOutput] | BaseException
+_Embedding = tuple[Sequence[int], concurrent.futures.Future[Float32Array]]
 
 
 class _Channel:
@@ -157,6 +159,7 @@ class AsyncLLM:
         )
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._channels: list[_Channel] = []
+        self._embeddings: deque[_Embedding] = deque()
         self._closed: GlimmerError | None = None
         self._closing = threading.Lock()
         """Held to close, and to ask for something: nothing is asked of what is closed."""
@@ -297,9 +300,9 @@ class AsyncLLM:
         given = await asyncio.to_thread(self._session.encode_prompts, prompts)
         vectors = []
         for ids in given:
-            # One at a time, so that those who wait for answers get a step in between.
+            # One at a time: whoever goes away leaves little behind.
             future: concurrent.futures.Future[Float32Array] = concurrent.futures.Future()
-            if not self._ask(functools.partial(self._embed, ids, future)):
+            if not self._ask(functools.partial(self._embeddings.append, (ids, future))):
                 assert self._closed is not None
                 raise self._closed
             vectors.append(await asyncio.wrap_future(future))
@@ -390,6 +393,9 @@ class AsyncLLM:
         while self._closed is None:
             try:
                 self._obey()
+                # One, however many ask: those who wait for answers get a step in between.
+                if self._closed is None and self._embeddings:
+                    self._embed(*self._embeddings.popleft())
                 if self._closed is None and self._session.engine.num_unfinished:
                     self._session.step()
                     for channel in self._channels:
@@ -400,30 +406,32 @@ class AsyncLLM:
 
     def _obey(self) -> None:
         """Do what tasks have asked for; wait for that where nothing else is to be done."""
-        idle = not self._session.engine.num_unfinished
-        while self._closed is None and (idle or not self._commands.empty()):
+        while self._closed is None and (self._is_idle or not self._commands.empty()):
             self._commands.get()()
-            idle = not self._session.engine.num_unfinished
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self._session.engine.num_unfinished and not self._embeddings
 
     def _start(self, channel: _Channel) -> None:
+        self._channels.append(channel)  # first: it is told of a mistake of ours too
         try:
             channel.groups = self._session.start(channel.prepared)
         except GlimmerError as error:
+            self._channels.remove(channel)
             channel.fail(error)
             return
-        self._channels.append(channel)
         channel.tell_start()
 
     def _embed(self, ids: Sequence[int], future: concurrent.futures.Future[Float32Array]) -> None:
         if not future.set_running_or_notify_cancel():
             return
-        if self._closed is not None:
-            future.set_exception(self._closed)
-            return
         try:
             future.set_result(self._session.model.embed(ids))
-        except (GlimmerError, MemoryError) as error:
+        except BaseException as error:
             future.set_exception(error)
+            if not isinstance(error, (GlimmerError, MemoryError)):
+                raise
 
     def _drop(self, channel: _Channel) -> None:
         self._session.forget(channel.groups)
@@ -435,9 +443,13 @@ class AsyncLLM:
             self._closed = error
         # Whoever has asked before that is told.
         while not self._commands.empty():
-            self._commands.get()()
+            with contextlib.suppress(Exception):  # it may fail in the same way
+                self._commands.get()()
         for channel in self._channels:
             channel.fail(error)
+        for _, future in self._embeddings:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
 
 
 _OPEN: weakref.WeakSet[AsyncLLM] = weakref.WeakSet()

@@ -41,8 +41,9 @@ class ConstraintCompiler:
             InvalidParameterError: it cannot be read; the message says where.
         """
         text = _to_grammar(constraint)
-        if constraint in self._compiled:
-            return self._compiled[constraint]
+        # Several threads read constraints, and one of them may just clear what is kept.
+        if (kept := self._compiled.get(constraint)) is not None:
+            return kept
         if problem := llguidance.LLMatcher.validate_grammar(text, self._vocabulary):
             what = constraint.kind.replace("_", " ")
             raise InvalidParameterError(f"The {what} cannot be followed: {problem.strip()}")
@@ -154,7 +155,7 @@ class GrammarConstraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            reason = self._matcher.get_error().partition("\n<state>")[0].strip()
+            reason = self._matcher.get_error().partition("\n<")[0].strip()  # then its own state
             raise GenerationError(f"The form of the answer cannot be followed further: {reason}")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -130,6 +132,15 @@ def test_who_is_turned_away(
     answer = post(server, shown, "/api/paas/v4/chat/completions")
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == platform
+
+
+@pytest.mark.parametrize("url", [URL, "/v1/files", "/v1/messages", "/api/paas/v4/embeddings"])
+def test_a_strangers_body_is_not_taken_in(server: Server, url: str) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST {url} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(f"{head}content-length: 1000\r\n\r\n{{".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 401")
 
 
 def test_errors_have_the_clients_own_types(server: Server, key: str) -> None:
@@ -315,4 +326,4 @@ def test_files_and_batches_are_a_projects_own(server: Server, store: KeyStore) -
         ):
             time.sleep(0.05)
     with pytest.raises(ApiError, match="revoked"):
-        server.service.access.owner(gone.id)
+        asyncio.run(server.service.access.owner(gone.id))

@@ -175,3 +175,12 @@ def test_there_is_nothing_else(server: Server) -> None:
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "1222"
     assert httpx.get(f"{server.url}/api/paas/v4/chat/completions").json()["error"]["code"] == "1212"
+
+
+def test_requests_of_one_trace_may_share_its_header(server: Server) -> None:
+    url = f"{server.url}/api/paas/v4/chat/completions"
+    head = {"x-request-id": "trace-1"}
+    values = {**VALUES, "max_tokens": 4000, "loop_guard": False, "stream": True}
+    with httpx.stream("POST", url, json=values, headers=head) as first:
+        next(first.iter_lines())
+        assert httpx.post(url, json=VALUES, headers=head).status_code == 200

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from glimmer.server.offline import batch_file
+from glimmer.errors import OutputError
+from glimmer.server.access import Caller
+from glimmer.server.errors import ApiError
+from glimmer.server.offline import batch_file, runner
+from glimmer.server.offline.folder import JobFolder, file_record
+from glimmer.server.offline.runner import Runner
 from glimmer.server.run import Server
 from tests.server.test_bigmodel import VALUES, zai, zhipuai
 from tests.support.server import running
@@ -253,3 +262,189 @@ def test_a_task_that_a_stop_interrupts_has_failed(
         url = f"{server.url}/api/paas/v4"
         assert httpx.get(f"{url}/async-result/{task['id']}").json()["task_status"] == "FAIL"
         assert httpx.get(f"{url}/async-result/{old['id']}").status_code == 404
+
+
+def kept_answers(server: Server, batch: dict[str, Any], what: str) -> list[Any]:
+    content = httpx.get(f"{server.url}/v1/files/{batch[f'{what}_file_id']}/content").text
+    return [json.loads(text) for text in content.splitlines()]
+
+
+def made(server: Server, *lines: Any) -> Callable[[], Any]:
+    """Leaves a batch and returns what reads it."""
+    url = f"{server.url}/v1"
+    file = httpx.post(f"{url}/files", files={"file": jsonl(*lines)}, data={"purpose": "batch"})
+    values = {"input_file_id": file.json()["id"], "endpoint": "/v1/chat/completions"}
+    batch = httpx.post(f"{url}/batches", json=values).json()
+    return lambda: SimpleNamespace(**httpx.get(f"{url}/batches/{batch['id']}").json())
+
+
+def test_a_mistake_of_ours_fails_a_line_and_a_task(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glimmer.server import jobs
+
+    async def fail(*_: object) -> None:
+        raise KeyError("a mistake")
+
+    monkeypatch.setattr(jobs, "complete", fail)
+    batch = wait(made(server, line(1), line(2)))
+    assert (batch.status, batch.request_counts["failed"]) == ("completed", 2)
+    for answer in kept_answers(server, vars(batch), "error"):
+        assert answer["response"]["status_code"] == 500
+    url = f"{server.url}/api/paas/v4"
+    task = httpx.post(f"{url}/async/chat/completions", json=VALUES).json()
+    while (told := httpx.get(f"{url}/async-result/{task['id']}").json())[
+        "task_status"
+    ] == "PROCESSING":
+        time.sleep(0.02)
+    assert told["task_status"] == "FAIL"
+
+
+def test_a_full_disk_ends_a_batch(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = JobFolder.append
+
+    def fail(self: JobFolder, record_id: str, data: bytes) -> None:
+        if b"question-2" in data:
+            raise OutputError("/a/path cannot be written: No space left on device.")
+        real(self, record_id, data)
+
+    monkeypatch.setattr(JobFolder, "append", fail)
+    batch = wait(made(server, *(line(n) for n in range(1, 4))))
+    assert batch.status == "failed"
+    assert "its log says why" in batch.errors["data"][0]["message"]
+    assert "path" not in str(batch.errors)
+
+
+def test_what_somebody_has_damaged_stops_nothing_else(
+    models: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    kept = {"jobs_dir": tmp_path / "jobs", "database": str(tmp_path / "db")}
+    folder = JobFolder(tmp_path / "jobs")
+    for kind in ("file", "batch", "task"):
+        for text in ("", "[]", "{}", '{"owner": ""}'):
+            (tmp_path / "jobs" / f"{folder.new_id(kind)}.json").write_text(text)
+    bad = folder.new_id("batch")
+    folder.write({"id": bad, "owner": "", "reply": {"id": bad, "status": "in_progress"}})
+    file = folder.new_id("file")
+    folder.content(file).write_bytes(jsonl(line(1)))
+    folder.write(file_record(file, "", "a", "batch", 1))
+    good = folder.new_id("batch")
+    reply = {"id": good, "status": "in_progress", "endpoint": "/v1/chat/completions",
+             "input_file_id": file, "request_counts": {}}  # fmt: skip
+    outputs = {"output_id": folder.new_id("file"), "error_id": folder.new_id("file")}
+    folder.write({"id": good, "owner": "", "key_id": None, "path": "/v1/chat/completions",
+                  "deletes_input": False, "reply": reply, **outputs})  # fmt: skip
+    with running(models[2], **kept) as server:
+        url = f"{server.url}/v1"
+        assert [f["id"] for f in httpx.get(f"{url}/files").json()["data"]][-1] == file
+        read = f"{url}/batches/{good}"
+        assert wait(lambda: SimpleNamespace(**httpx.get(read).json())).status == "completed"
+        assert httpx.get(f"{url}/batches/{bad}").json()["status"] == "failed"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no mode")
+def test_what_clients_have_written_is_the_servers_alone(
+    models: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "jobs").mkdir(mode=0o755)
+    with running(models[2], jobs_dir=tmp_path / "jobs") as server:
+        assert wait(made(server, line(1), line(2, model="none"))).status == "completed"
+    files = [*(tmp_path / "jobs").iterdir()]
+    assert len(files) == 7  # a batch; its input, answers and refusals, each with a record
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_nothing_is_taken_while_the_model_loads(
+    models: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glimmer.server import models as pool
+
+    gate = threading.Event()
+    real = pool._open
+
+    def slow(*values: Any) -> Any:
+        gate.wait(10)
+        return real(*values)
+
+    monkeypatch.setattr(pool, "_open", slow)
+    with running(models[2], wait=False) as server:
+        try:
+            url = f"{server.url}/v1"
+            file = httpx.post(f"{url}/files", files={"file": b"x"}, data={"purpose": "batch"})
+            values = {"input_file_id": file.json()["id"], "endpoint": "/v1/embeddings"}
+            assert httpx.post(f"{url}/batches", json=values).status_code == 503
+            url = f"{server.url}/api/paas/v4/async/chat/completions"
+            answer = httpx.post(url, json={**VALUES, "model": "plain"})
+            assert answer.json()["error"]["code"] == "1305"
+        finally:
+            gate.set()
+        assert not [*server.service.runner.folder.list("batch")]
+
+
+def run_batches(folder: JobFolder, count: int, lines: bytes, answer: Any, owner: Any) -> list[Any]:
+    """Run that many of the same batch, and return what is known of them in the end."""
+
+    async def main() -> list[Any]:
+        found = Runner(folder, SimpleNamespace(owner=owner))  # type: ignore[arg-type]
+        found.start(SimpleNamespace())  # type: ignore[arg-type]
+        file = folder.new_id("file")
+        folder.content(file).write_bytes(lines)
+        batches = []
+        for _ in range(count):
+            batches.append(folder.new_id("batch"))
+            reply = {"id": batches[-1], "status": "validating", "request_counts": {},
+                     "endpoint": "/v1/chat/completions", "input_file_id": file}  # fmt: skip
+            outputs = {"output_id": folder.new_id("file"), "error_id": folder.new_id("file")}
+            found.begin_batch({"id": batches[-1], "owner": "", "key_id": "a", "path": "/",
+                               "deletes_input": False, "reply": reply, **outputs})  # fmt: skip
+        await asyncio.gather(*found._running.values())
+        await found.aclose()
+        return [folder.read("batch", name, "")["reply"] for name in batches]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "request_inside", answer)
+        return asyncio.run(main())
+
+
+def test_batches_leave_room_for_those_who_wait(tmp_path: Path) -> None:
+    active = [0, 0]  # now, and at most
+    bodies: list[Any] = []
+
+    async def answer(app: Any, path: str, body: Any, caller: Any) -> Any:
+        active[0] += 1
+        active[1] = max(active)
+        bodies.append(body)
+        await asyncio.sleep(0.001)
+        active[0] -= 1
+        return 200, {}, {}
+
+    async def owner(key_id: str) -> Caller:
+        return Caller("", "batches")
+
+    lines = jsonl(*(line(n, priority=-9) for n in range(20)))
+    told = run_batches(JobFolder(tmp_path), 6, lines, answer, owner)
+    assert {batch["request_counts"]["completed"] for batch in told} == {20}
+    assert active[1] == runner._NUM_SEATS
+    assert {body["priority"] for body in bodies} == {runner.PRIORITY}
+
+
+def test_a_batch_ends_with_its_key_and_not_with_the_database(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path)
+    looks = [None, ApiError("internal", "Not now.", retry_after_s=0.01), *[None] * 20]
+    looks.append(ApiError("bad_key", "This API key has been revoked."))
+
+    async def answer(app: Any, path: str, body: Any, caller: Any) -> Any:
+        await asyncio.sleep(0)
+        return 200, {}, {}
+
+    async def owner(key_id: str) -> Caller:
+        look = looks.pop(0) if len(looks) > 1 else looks[0]
+        if look is not None:
+            raise look
+        return Caller("", "batches")
+
+    lines = jsonl(*(line(n) for n in range(100)))
+    (batch,) = run_batches(folder, 1, lines, answer, owner)
+    assert batch["status"] == "failed"
+    assert batch["errors"]["data"][0]["message"] == "This API key has been revoked."
+    assert 0 < len(batch_file.answered(folder.content(batch["output_file_id"]))) <= 20

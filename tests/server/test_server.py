@@ -122,6 +122,8 @@ def test_a_client_that_goes_away_ends_its_request(server: Server, http: httpx.Cl
     settled(server)
     told = http.get("/metrics").text
     assert re.search(r'request_success_total{.*finished_reason="aborted".*} ', told)
+    assert f'endpoint="{URL}",status="499"' in told
+    assert 'status="500"' not in told
 
 
 def test_a_storm_of_disconnects(server: Server) -> None:
@@ -317,6 +319,79 @@ def test_models_take_turns_within_the_memory(models: list[dict[str, Any]]) -> No
         settled(server)
 
 
+def test_a_model_that_loads_when_its_client_goes_away_is_kept(
+    models: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glimmer.server import models as pool
+
+    gate, begun = threading.Event(), threading.Event()
+    opened: list[Any] = []
+    real = pool._open
+
+    def slow(*values: Any) -> Any:
+        begun.set()
+        gate.wait(10)
+        opened.append(real(*values))
+        return opened[-1]
+
+    with running(models[2], {**models[0], "name": "other"}, memory="1GiB") as server:
+        monkeypatch.setattr(pool, "_open", slow)
+        body = json.dumps({**CHAT, "model": "other"}).encode()
+        host, port = server.url.removeprefix("http://").split(":")
+        head = f"POST {URL} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            assert begun.wait(10)
+        slot = server.service.pool._slots["other"]
+        while slot.num_users:
+            time.sleep(0.001)
+        gate.set()
+        assert httpx.post(server.url + URL, content=body, headers={
+            "content-type": "application/json"}, timeout=60).status_code == 200  # fmt: skip
+        assert len(opened) == 1
+        assert slot.llm is opened[0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"messages": [1] * 100_000},
+        {"logit_bias": {str(n): "x" for n in range(100_000)}},
+        {"stop": [1] * 100_000},
+    ],
+)
+def test_of_many_mistakes_one_is_looked_at(values: dict[str, Any]) -> None:
+    from pydantic import ValidationError
+
+    from glimmer.server.openai.requests import ChatBody
+
+    with pytest.raises(ValidationError) as told:
+        ChatBody(**{**CHAT, **values})
+    assert told.value.error_count() <= 2
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "part"),
+    [
+        (URL, {"choice": ["a" * 1000] * 200}, r"\(choice\) may have 131072"),
+        (URL, {"regex": "a" * 200_000}, r"\(regex\) may have"),
+        (URL, {"tool_choice": "required", "tools": [{"type": "function", "function": {
+            "name": "f", "parameters": {"type": "object", "description": "x" * 200_000}}}]},
+         r"tools to choose from\) may have"),
+        (URL, {"stop": "a" * 2000}, "at most 1000 char"),
+        ("/api/paas/v4/chat/completions", {"stop": ["a" * 2000]}, "at most 1000 char"),
+        ("/v1/messages", {"stop_sequences": ["a" * 2000]}, "at most 1000 char"),
+        ("/v1/embeddings", {"input": ["a"] * 3000}, "at most 2048 items"),
+    ],
+)  # fmt: skip
+def test_what_would_take_the_time_of_all_is_refused(
+    http: httpx.Client, path: str, values: dict[str, Any], part: str
+) -> None:
+    answer = http.post(path, json={**CHAT, **values})
+    assert answer.status_code == 400
+    assert re.search(part, answer.json()["error"]["message"])
+
+
 @contextmanager
 def process_killed(process: subprocess.Popen[str]) -> Iterator[None]:
     try:
@@ -384,6 +459,7 @@ def test_print_config(
         (["serve", "demo", "demo"], "called 'demo'"),
         (["serve", "demo", "--alias", "x"], "takes ALIAS=NAME"),
         (["serve", "demo", "--alias", "x=y"], "stands for 'y'"),
+        (["serve", "demo", "--alias", "x=y", "--alias", "y=demo"], "stands for 'y'"),
         (["serve", "demo", "--port", "99999"], "port"),
         (["serve", "demo", "--tls-cert", "x.pem"], "TLS needs both"),
         (["serve", "demo", "--config", "none.toml"], "no configuration file"),

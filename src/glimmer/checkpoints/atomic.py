@@ -18,8 +18,11 @@ from glimmer.errors import InvalidParameterError, OutputError
 
 
 @contextmanager
-def new_file(target: Path, *, size_bytes: int = 0, overwrite: bool = False) -> Iterator[IO[bytes]]:
-    """A file open for writing that becomes ``target`` when the block ends well.
+def new_file(
+    target: Path, *, size_bytes: int = 0, overwrite: bool = False, private: bool = False
+) -> Iterator[IO[bytes]]:
+    """A file open for writing that becomes ``target`` when the block ends well; with ``private``
+    it is its owner's alone.
 
     Raises:
         InvalidParameterError: ``target`` exists, and ``overwrite`` is not set.
@@ -36,7 +39,8 @@ def new_file(target: Path, *, size_bytes: int = 0, overwrite: bool = False) -> I
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            temporary.chmod(0o666 & ~_umask())  # mkstemp's file is its owner's alone
+            if not private:  # as mkstemp's file is
+                temporary.chmod(0o666 & ~_umask())
             _refuse_existing(target, overwrite)  # writing took long
             temporary.replace(target)
         except BaseException:

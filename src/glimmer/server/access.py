@@ -86,13 +86,13 @@ class Access:
         key.check(scope)
         return Caller(endpoint, scope, key, headers)
 
-    def owner(self, key_id: str | None) -> Caller:
+    async def owner(self, key_id: str | None) -> Caller:
         """Who left a batch here.
 
         Raises:
             ApiError: the key does not hold any more.
         """
-        key = None if key_id is None else self._keys.find(key_id)
+        key = None if key_id is None else await self._read(lambda: self._keys.find(key_id))
         return Caller("", "batches", key)
 
     def admit(self, caller: Caller) -> Admission:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -27,6 +28,8 @@ from glimmer.server.web import request_id, retry_headers
 _ABOUT = (
     "The ChatGLM lineage on your own machine, in the dialects of OpenAI, BigModel and Anthropic."
 )
+_TYPE = re.compile(r"(constrained-)?(str|int)|list\[.*\]")
+"""How a place names the one of several types that a value was read as."""
 _KINDS: dict[int, ErrorKind] = {404: "not_found", 405: "method"}
 
 
@@ -97,12 +100,17 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 async def _refuse_body(request: Request, error: Exception) -> Response:
     """What was sent is not repeated."""
-    first = cast("RequestValidationError", error).errors()[0]
-    return refuse(request, _from_validation(first))
+    errors = cast("RequestValidationError", error).errors()
+    # Of a field that takes several types, what is wrong within the one that was meant.
+    field = errors[0]["loc"][:2]
+    meant = (e for e in errors if e["loc"][:2] == field and not e["type"].endswith("_type"))
+    return refuse(request, _from_validation(next(meant, errors[0])))
 
 
 def _from_validation(first: Any) -> ApiError:
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    # A place may be a key that the client made up, of any length.
+    parts = (f"{part!s:.80}" for part in first["loc"] if part != "body")
+    where = ".".join(part for part in parts if not _TYPE.fullmatch(part))
     if first["type"] == "missing" and not where:
         return ApiError("missing", "The body is missing.")
     if first["type"] == "missing":

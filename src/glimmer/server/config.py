@@ -151,7 +151,7 @@ def _check(config: ServerConfig) -> None:
             f"Two models, or aliases, are called {twice[0]!r}: give them names with NAME=MODEL."
         )
     for alias, target in config.aliases.items():
-        if target not in names:
+        if target not in names[: len(config.models)]:
             raise InvalidParameterError(
                 f"The alias {alias!r} stands for {target!r}, but the models are called "
                 f"{', '.join(model.name for model in config.models)}."

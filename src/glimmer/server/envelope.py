@@ -60,9 +60,7 @@ class Envelope:
         try:
             await self._app(scope, limited, send_and_note)
         except Exception as error:
-            # The client has its answer. A message may quote what it sent; a place does not.
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            _LOG.error("%s in request %s\n%s", type(error).__name__, request_id, frames)
+            log_mistake(error, f"request {request_id}")  # the client has its answer
         route = scope.get("route")
         endpoint = getattr(route, "path", "none")
         self._responded(endpoint, status)
@@ -80,6 +78,12 @@ class Envelope:
                 "duration_s": round(time.perf_counter() - start, 4),
             },
         )
+
+
+def log_mistake(error: Exception, where: str) -> None:
+    """A message may quote what a client sent; a place does not."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    _LOG.error("%s in %s\n%s", type(error).__name__, where, frames)
 
 
 class _LimitedBody:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from glimmer.async_llm import AsyncLLM
-from glimmer.engine import SamplingParams
+from glimmer.engine import Constraint, SamplingParams
 from glimmer.errors import (
     GlimmerError,
     OutOfMemoryError,
@@ -20,6 +21,8 @@ from glimmer.server.errors import ApiError
 from glimmer.session import ToolChoice
 
 _RETRY_QUEUE_S = 2.0
+_MAX_FORM_CHARS = 1 << 17
+"""Of a schema, a grammar or tools. What reads and follows longer ones takes the time of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +53,27 @@ def sampling_params(llm: AsyncLLM, job: Job) -> SamplingParams:
     Raises:
         ApiError: a value is not allowed.
     """
+    _check_form(job)
     try:
         return replace(llm.default_params, **{"max_new_tokens": llm.max_model_len, **job.sampling})
     except GlimmerError as error:
         raise refusal(error) from error
+
+
+def _check_form(job: Job) -> None:
+    constraint: Constraint | None = job.sampling.get("constraint")
+    if constraint is not None and len(constraint.value) > _MAX_FORM_CHARS:
+        what, length = constraint.kind.replace("_", " "), len(constraint.value)
+    elif isinstance(job, ChatJob) and job.tools and job.tool_choice not in ("auto", "none"):
+        what, length = "tools to choose from", len(json.dumps(job.tools))
+    else:
+        return
+    if length > _MAX_FORM_CHARS:
+        raise ApiError(
+            "invalid",
+            f"The form of an answer ({what}) may have {_MAX_FORM_CHARS} characters, but this one "
+            f"has {length}.",
+        )
 
 
 async def stream(llm: AsyncLLM, job: Job) -> AsyncGenerator[RequestOutput, None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -14,15 +16,29 @@ from glimmer.server.errors import ApiError
 
 MAX_DEPTH = 64
 """Lists and objects in each other. The deepest schema that makes sense has a dozen."""
+_LARGE_BYTES = 1 << 18
+"""Others do not wait while so much is read."""
+
+
+class Gate(ABC):
+    """A dependency that is asked before the body is read: that of a stranger is not taken in."""
+
+    @abstractmethod
+    async def open(self, request: Request) -> None:
+        """Raises ApiError."""
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is read by ``parse_json``."""
+    """A route whose body is read by ``parse_json``, behind its gates."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
+        asked: list[object] = [d.call for d in self.dependant.dependencies]
+        gates = [call for call in asked if isinstance(call, Gate)]
 
         async def handle(request: Request) -> Response:
+            for gate in gates:
+                await gate.open(request)
             return await handler(_JsonRequest(request.scope, request.receive))
 
         return handle
@@ -30,7 +46,10 @@ class JsonRoute(APIRoute):
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        return parse_json(await self.body())
+        body = await self.body()
+        if len(body) < _LARGE_BYTES:
+            return parse_json(body)
+        return await asyncio.to_thread(parse_json, body)
 
 
 def parse_json(body: bytes) -> Any:

@@ -6,9 +6,10 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from glimmer.async_llm import AsyncLLM
 from glimmer.errors import GlimmerError
@@ -36,7 +37,8 @@ class _Slot:
     """What it takes, or is expected to take."""
     num_users: int = 0
     last_used: int = 0
-    error: str | None = None
+    load: asyncio.Task[None] | None = None
+    """While it is loaded."""
 
 
 class ModelPool:
@@ -94,9 +96,7 @@ class ModelPool:
         """
         if self._budget is None:
             self._budget = int((available_memory() or 2**33) * _BUDGET_SHARE)
-        slot = self._slots[self.default_name]
-        async with self._loading:
-            await self._load(slot)
+        await self._run(self._load, self._slots[self.default_name])
         self._is_started = True
 
     @asynccontextmanager
@@ -116,8 +116,7 @@ class ModelPool:
         slot.num_users += 1
         try:
             if slot.llm is None or slot.llm.is_closed:
-                async with self._loading:
-                    await self._ensure(slot)
+                await self._run(self._ensure, slot)
             assert slot.llm is not None
             slot.last_used = next(self._clock)
             yield slot.llm
@@ -128,6 +127,24 @@ class ModelPool:
         async with self._loading:
             for slot in self._slots.values():
                 await self._unload(slot)
+
+    async def _run(self, load: Callable[[_Slot], Coroutine[Any, Any, None]], slot: _Slot) -> None:
+        """Load a model once, however many ask, and to the end also when nobody waits any more: its
+        thread cannot be stopped, and what that opens must be somebody's."""
+
+        async def alone() -> None:
+            async with self._loading:
+                await load(slot)
+
+        def end(task: asyncio.Task[None]) -> None:
+            slot.load = None
+            if not task.cancelled():
+                task.exception()  # whoever waits is told; it may be nobody
+
+        if slot.load is None:
+            slot.load = asyncio.create_task(alone())
+            slot.load.add_done_callback(end)
+        await asyncio.shield(slot.load)
 
     async def _ensure(self, slot: _Slot) -> None:
         if slot.llm is not None and not slot.llm.is_closed:

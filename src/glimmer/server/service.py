@@ -30,8 +30,7 @@ from glimmer.server.offline.runner import Runner
 from glimmer.server.paths import default_jobs_dir
 
 _LOG = logging.getLogger("glimmer.server")
-_CLIENT_GONE = 499
-"""The status of a request whose client went away, as others record it."""
+_CLIENT_GONE = STATUS["client_gone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,9 @@ class Service:
         """Load the first model; until then requests are told to come again. ``app`` answers what
         was left here."""
         try:
+            await self.runner.read()
             await self.pool.start()
-            await self.runner.start(app)
+            self.runner.start(app)
         except GlimmerError as error:
             _LOG.error("%s", error)
             self.failure = error

@@ -68,7 +68,10 @@ class EventStream(Response):
                     if now - self._sending_since > self._stall_s:
                         break  # a client that reads nothing holds no seat
                 elif not pump.done() and now - self._last_sent >= self._keep_alive_s:
-                    await self._send(send, _KEEP_ALIVE)
+                    # What was sent before may still lie there, and nobody take it.
+                    await asyncio.wait_for(self._send(send, _KEEP_ALIVE), self._stall_s)
+        except TimeoutError:
+            pass
         finally:
             for task in (pump, watch):
                 task.cancel()
@@ -113,7 +116,7 @@ class ClientGoneError(ApiError):
     """Nobody is there to be told."""
 
     def __init__(self) -> None:
-        super().__init__("internal", "The client has closed the connection.")
+        super().__init__("client_gone", "The client has closed the connection.")
 
 
 async def _disconnect(receive: Callable[[], Awaitable[Any]]) -> None:

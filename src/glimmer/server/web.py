@@ -12,6 +12,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from glimmer.server.access import Caller
 from glimmer.server.errors import ApiError
+from glimmer.server.json_body import Gate
 from glimmer.server.keys import Endpoint
 from glimmer.server.service import Service
 from glimmer.server.sse import EventStream
@@ -28,7 +29,7 @@ async def _service(request: Request) -> Service:
 ServiceOf = Annotated[Service, Depends(_service)]
 
 
-class _Authentication:
+class _Authentication(Gate):
     """Finds who asks, by any header that a dialect's clients send."""
 
     def __init__(self, scope: Endpoint) -> None:
@@ -42,7 +43,8 @@ class _Authentication:
         api_key: Annotated[str | None, Security(_API_KEY)] = None,
     ) -> Caller:
         endpoint, state = request.scope["route"].path, request.scope["state"]
-        known: Caller | None = state.get("caller")  # of a request that the server makes itself
+        # From the gate, or of a request that the server makes itself.
+        known: Caller | None = state.get("caller")
         if known is not None:
             known = replace(known, endpoint=endpoint, scope=self._scope, headers=state["headers"])
             if known.key is not None:
@@ -53,6 +55,11 @@ class _Authentication:
         if credential is None:
             credential = request.headers.get("authorization", "")
         return await service.access.caller(credential, endpoint, self._scope, state["headers"])
+
+    async def open(self, request: Request) -> None:
+        request.scope["state"]["caller"] = await self(
+            request, await _service(request), await _BEARER(request), await _API_KEY(request)
+        )
 
 
 ChatCaller = Annotated[Caller, Depends(_Authentication("chat"))]

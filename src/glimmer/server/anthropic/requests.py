@@ -12,7 +12,7 @@ from glimmer.engine import Constraint
 from glimmer.errors import InvalidParameterError
 from glimmer.server.anthropic.turns import MessageParam, system_text, to_messages
 from glimmer.server.errors import ApiError
-from glimmer.server.openai.requests import Body, Count, JsonObject
+from glimmer.server.openai.requests import MAX_STOP_CHARS, Body, Count, Items, JsonObject
 from glimmer.session import ToolChoice
 
 
@@ -51,9 +51,9 @@ class CountBody(Body):
     """https://docs.anthropic.com/en/api/messages-count-tokens"""
 
     model: str
-    messages: Annotated[list[MessageParam], Field(min_length=1)]
-    system: str | list[JsonObject] | None = None
-    tools: list[ToolParam] | None = None
+    messages: Annotated[Items[MessageParam], Field(min_length=1)]
+    system: str | Items[JsonObject] | None = None
+    tools: Items[ToolParam] | None = None
     tool_choice: ChoiceParam | None = None
     thinking: ThinkingOption | None = None
     output_config: OutputOption | None = None
@@ -120,7 +120,11 @@ class MessageBody(CountBody):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
     stop_sequences: (
-        Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)] | None
+        Annotated[
+            Items[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
+            Field(max_length=16),
+        ]
+        | None
     ) = None
 
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None

@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Literal, NoReturn
 
 from glimmer.server.errors import ApiError
-from glimmer.server.openai.requests import Body, JsonObject
+from glimmer.server.openai.requests import Body, Items, JsonObject
 
 _BETWEEN = "\n\n"
 """Blocks are paragraphs: without it the last word of one would join the first of the next."""
@@ -19,7 +19,7 @@ _Placed = tuple[str, JsonObject]
 
 class MessageParam(Body):
     role: Literal["user", "assistant", "system"]
-    content: str | list[JsonObject]
+    content: str | Items[JsonObject]
 
 
 def system_text(system: str | Sequence[JsonObject] | None) -> str:

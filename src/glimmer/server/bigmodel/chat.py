@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,27 +33,30 @@ async def create_chat_completion(
 ) -> Response:
     """Answer a conversation, with tools, at once or as it comes."""
     job = to_job(body)
-    name = body.request_id or request_id(request)
-    head = make_head(body, request_id(request), name)
+    head = make_head(body, request_id(request), body.request_id or request_id(request))
     if not body.stream:
-        with live_request(service, caller, name):
+        with live_request(service, caller, body.request_id):
             done = await while_connected(request, service.complete(job, caller))
         return JSONResponse(
             {**head, **reply(done)}, headers=notes(body.ignored, done.outputs[0].notes)
         )
-    guard = live_request(service, caller, name)
+    guard = live_request(service, caller, body.request_id)
     guard.__enter__()
+
+    def release() -> None:
+        guard.__exit__(None, None, None)
+
     try:
         streaming = await service.stream(job, caller)
     except BaseException:
-        guard.__exit__(None, None, None)
+        release()
         raise
 
     async def close() -> None:
-        guard.__exit__(None, None, None)
+        release()
         await streaming.aclose()
 
-    events = _events(streaming, head, bool(body.tool_stream))
+    events = _events(streaming, head, bool(body.tool_stream), release)
     return event_stream(service, events, close, notes(body.ignored))
 
 
@@ -92,12 +95,16 @@ def reply(done: Completed) -> dict[str, Any]:
 
 
 @contextmanager
-def live_request(service: Service, caller: Caller, name: str) -> Iterator[None]:
-    """Holds a request id; the same caller cannot use it meanwhile.
+def live_request(service: Service, caller: Caller, name: str | None) -> Iterator[None]:
+    """Holds a request id; the same caller cannot use it meanwhile. Only one that the body gives:
+    several requests may share the header of a trace.
 
     Raises:
         ApiError: it is in use.
     """
+    if name is None:
+        yield
+        return
     live = (caller.key_id, name)
     if live in service.live_requests:
         raise ApiError(
@@ -113,7 +120,7 @@ def live_request(service: Service, caller: Caller, name: str) -> Iterator[None]:
 
 
 async def _events(
-    streaming: Streaming, head: dict[str, Any], streams_tools: bool
+    streaming: Streaming, head: dict[str, Any], streams_tools: bool, release: Callable[[], None]
 ) -> AsyncIterator[bytes]:
     def chunk(output: RequestOutput, delta: dict[str, Any], **more: Any) -> bytes:
         choice = {"index": output.choice, "delta": {"role": "assistant", **delta}}
@@ -139,4 +146,5 @@ async def _events(
             yield event({**last, "choices": [choice]})
     except ApiError as error:
         yield event(render(error)[1])
+    release()  # whoever reads the end may use the id again
     yield DONE

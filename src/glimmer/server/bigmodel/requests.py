@@ -9,7 +9,7 @@ from pydantic import Field
 from glimmer.engine import Constraint
 from glimmer.errors import InvalidParameterError
 from glimmer.server.errors import ApiError
-from glimmer.server.openai.requests import Body, Count, JsonObject
+from glimmer.server.openai.requests import Body, Count, Items, JsonObject, Stop
 
 _SERVICES = {
     "web_search": "searches the web",
@@ -36,7 +36,7 @@ class ChatBody(Body):
     be added. ``stop`` may hold several texts here; the platform takes one."""
 
     model: str
-    messages: Annotated[list[JsonObject], Field(min_length=1)]
+    messages: Annotated[Items[JsonObject], Field(min_length=1)]
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     user_id: str | None = None
     do_sample: bool | None = None
@@ -45,8 +45,8 @@ class ChatBody(Body):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     max_tokens: Count | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    tools: list[JsonObject] | None = None
+    stop: Stop | Annotated[Items[Stop], Field(max_length=16)] | None = None
+    tools: Items[JsonObject] | None = None
     tool_choice: Literal["auto", "none", "required"] | JsonObject | None = None
     tool_stream: bool | None = None
     response_format: FormOption | None = None

@@ -40,7 +40,7 @@ async def create_async_completion(
         "reply": reply,
     }
     told = dict(reply)
-    given = body.model_dump(exclude_unset=True) | {"stream": False, "request_id": name}
+    given = body.model_dump(exclude_unset=True) | {"stream": False}
     try:
         service.runner.begin_task(record, f"{PREFIX}/chat/completions", given, caller)
     except OutputError as error:

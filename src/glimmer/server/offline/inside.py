@@ -10,6 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message
 
 from glimmer.server.access import Caller
+from glimmer.server.envelope import log_mistake
 
 
 async def request_inside(
@@ -36,6 +37,7 @@ async def request_inside(
         else:
             sent += message.get("body", b"")
 
+    request_id = secrets.token_hex(16)
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -49,7 +51,10 @@ async def request_inside(
         "headers": [(b"content-type", b"application/json"), (b"host", b"inside")],
         "server": ("inside", 80),
         "client": None,
-        "state": {"request_id": secrets.token_hex(16), "headers": {}, "caller": caller},
+        "state": {"request_id": request_id, "headers": {}, "caller": caller},
     }
-    await app(scope, receive, send)
+    try:
+        await app(scope, receive, send)
+    except Exception as error:
+        log_mistake(error, f"request {request_id}")  # it is answered, with 500
     return status, json.loads(sent), headers

@@ -16,10 +16,10 @@ from glimmer.server.access import Caller
 from glimmer.server.errors import ApiError
 from glimmer.server.json_body import JsonRoute
 from glimmer.server.offline.batch_file import endpoint_name
-from glimmer.server.offline.folder import JobFolder, disk_refusal, file_record, page
+from glimmer.server.offline.folder import JobFolder, Record, disk_refusal, file_record, page
 from glimmer.server.offline.replies import BatchList, BatchReply, FileGone, FileList, FileReply
 from glimmer.server.openai.replies import Reply, Responses
-from glimmer.server.openai.requests import Body
+from glimmer.server.openai.requests import Body, Few
 from glimmer.server.service import Service
 from glimmer.server.web import BatchesCaller, FilesCaller, ServiceOf
 
@@ -31,9 +31,19 @@ MAX_FILE_BYTES = 100 << 20
 class BatchBody(Body):
     input_file_id: str
     endpoint: str
-    completion_window: str | None = None
+    completion_window: Annotated[str, Field(max_length=40)] | None = None
     """Taken, and told back: a batch here takes as long as it takes."""
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    metadata: (
+        Annotated[
+            dict[
+                Annotated[str, Field(max_length=64)],
+                Annotated[str, Field(max_length=512)],
+            ],
+            Field(max_length=16),
+            Few,
+        ]
+        | None
+    ) = None
     auto_delete_input_file: bool = False
 
 
@@ -57,11 +67,16 @@ def make_router(prefix: str, tag: str, documented: Callable[[type[Reply]], Respo
             )
         folder = service.runner.folder
         file_id = folder.new_id("file")
-        try:
-            size = await anyio.to_thread.run_sync(folder.keep, file_id, file.file)
-            name = "".join(c for c in file.filename or "" if c.isprintable())[:200]
+        name = "".join(c for c in (file.filename or "")[:1000] if c.isprintable())[:200]
+
+        def keep() -> Record:
+            size = folder.keep(file_id, file.file)
             record = file_record(file_id, caller.project, name, purpose, size)
             folder.write(record)
+            return record
+
+        try:
+            record = await anyio.to_thread.run_sync(keep)
         except OutputError as error:
             folder.delete(file_id)
             raise disk_refusal(error) from error
@@ -78,11 +93,15 @@ def make_router(prefix: str, tag: str, documented: Callable[[type[Reply]], Respo
         order: Literal["asc", "desc"] = "desc",
     ) -> dict[str, Any]:
         """The files of the key's project, newest first."""
-        records = service.runner.folder.list("file", caller.project)
-        chosen = [r for r in records if purpose in (None, r["reply"]["purpose"])]
-        if order == "asc":
-            chosen.reverse()
-        return _list(iter(chosen), after, limit)
+
+        def find() -> dict[str, Any]:
+            records = service.runner.folder.list("file", caller.project)
+            chosen = [r for r in records if purpose in (None, r["reply"].get("purpose"))]
+            if order == "asc":
+                chosen.reverse()
+            return _list(iter(chosen), after, limit)
+
+        return await anyio.to_thread.run_sync(find)
 
     @router.get("/files/{file_id}", responses=documented(FileReply))
     async def retrieve_file(
@@ -119,7 +138,10 @@ def make_router(prefix: str, tag: str, documented: Callable[[type[Reply]], Respo
         service: ServiceOf, caller: BatchesCaller, after: str | None = None, limit: Limit = 20
     ) -> dict[str, Any]:
         """The batches of the key's project, newest first."""
-        return _list(service.runner.folder.list("batch", caller.project), after, limit)
+        folder = service.runner.folder
+        return await anyio.to_thread.run_sync(
+            lambda: _list(folder.list("batch", caller.project), after, limit)
+        )
 
     @router.get("/batches/{batch_id}", responses=documented(BatchReply))
     async def retrieve_batch(
@@ -173,12 +195,11 @@ def _create_batch(service: Service, caller: Caller, body: BatchBody, prefix: str
         "deletes_input": body.auto_delete_input_file,
         "reply": reply,
     }
+    told = {**reply, "request_counts": {**reply["request_counts"]}}
     try:
-        folder.write(record)
+        service.runner.begin_batch(record)
     except OutputError as error:
         raise disk_refusal(error) from error
-    told = {**reply, "request_counts": {**reply["request_counts"]}}
-    service.runner.begin_batch(record)
     return told
 
 

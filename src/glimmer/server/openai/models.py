@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from glimmer.errors import GlimmerError
 from glimmer.server import jobs, shape
@@ -59,9 +60,7 @@ async def create_embeddings(
 
 
 @router.post("/tokenize", responses=documented(Tokens))
-async def tokenize(
-    body: TokenizeBody, service: ServiceOf, caller: TokenizeCaller
-) -> dict[str, Any]:
+async def tokenize(body: TokenizeBody, service: ServiceOf, caller: TokenizeCaller) -> Response:
     """The tokens of a text, or of messages with what the template adds."""
     if (body.prompt is None) == (body.messages is None):
         raise ApiError("conflict", "Give either prompt or messages.", param="prompt")
@@ -70,26 +69,29 @@ async def tokenize(
     async with service.pool.use(name) as llm:
         model = llm.model
 
-        def encode() -> list[int]:
+        def encode() -> bytes:
+            """The whole answer: there may be millions."""
             if body.prompt is not None:
-                return model.tokenizer.encode(body.prompt, body.allow_special)
-            assert body.messages is not None
-            return model.chat_template.encode(body.messages, body.tools)
+                ids = model.tokenizer.encode(body.prompt, body.allow_special)
+            else:
+                assert body.messages is not None
+                ids = model.chat_template.encode(body.messages, body.tools)
+            told: dict[str, Any] = {
+                "tokens": ids,
+                "count": len(ids),
+                "max_model_len": llm.max_model_len,
+            }
+            if body.return_token_strs:
+                told["token_strs"] = [
+                    model.tokenizer.token_bytes(i).decode("utf-8", errors="replace") for i in ids
+                ]
+            return json.dumps(told, ensure_ascii=False).encode()
 
         try:
-            ids = await anyio.to_thread.run_sync(encode)
+            content = await anyio.to_thread.run_sync(encode)
         except GlimmerError as error:
             raise jobs.refusal(error) from error
-        told: dict[str, Any] = {
-            "tokens": ids,
-            "count": len(ids),
-            "max_model_len": llm.max_model_len,
-        }
-        if body.return_token_strs:
-            told["token_strs"] = [
-                model.tokenizer.token_bytes(i).decode("utf-8", errors="replace") for i in ids
-            ]
-        return told
+        return Response(content, media_type="application/json")
 
 
 @router.post("/detokenize", responses=documented(Prompt))

@@ -4,16 +4,38 @@ accepted and named in a header of the answer.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from glimmer.engine import Constraint
 from glimmer.errors import InvalidParameterError
 from glimmer.server.errors import ApiError
 
+_MAX_ENTRIES = 4096
+MAX_STOP_CHARS = 1000
+_MAX_TEXTS = 2048
+"""To be embedded in one request, as OpenAI has it."""
+
+T = TypeVar("T")
 Count = Annotated[int, Field(ge=1, le=1 << 30)]
 JsonObject = dict[str, Any]
+Items = Annotated[list[T], Field(fail_fast=True)]
+"""Refused at the first that is wrong: a body holds millions, and each would be told."""
+Stop = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
+
+
+def _refuse_many(value: Any) -> Any:
+    """Before the entries are looked at, for the same reason."""
+    if isinstance(value, dict) and len(value) > _MAX_ENTRIES:
+        raise PydanticCustomError(
+            "too_long", f"There may be {_MAX_ENTRIES} entries, but there are more"
+        )
+    return value
+
+
+Few = BeforeValidator(_refuse_many)
 
 
 class Body(BaseModel):
@@ -46,11 +68,11 @@ class SamplingBody(Body):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: Stop | Annotated[Items[Stop], Field(max_length=16)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Few] | None = None
     max_tokens: Count | None = None
     """New tokens, as everywhere here."""
     user: str | None = None
@@ -64,7 +86,7 @@ class SamplingBody(Body):
     loop_guard: bool | None = None
     regex: str | None = None
     grammar: str | None = None
-    choice: list[str] | None = None
+    choice: Items[str] | None = None
 
     def sampling(self) -> dict[str, Any]:
         """Values of SamplingParams; raises ApiError."""
@@ -132,9 +154,9 @@ class ResponseFormat(Body):
 class ChatBody(SamplingBody):
     """https://platform.openai.com/docs/api-reference/chat/create"""
 
-    messages: Annotated[list[JsonObject], Field(min_length=1)]
+    messages: Annotated[Items[JsonObject], Field(min_length=1)]
     max_completion_tokens: Count | None = None
-    tools: list[JsonObject] | None = None
+    tools: Items[JsonObject] | None = None
     tool_choice: Literal["auto", "none", "required"] | JsonObject | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -144,9 +166,9 @@ class ChatBody(SamplingBody):
     """"none" asks a model that can do both not to think."""
     thinking: Thinking | None = None
     chat_template_kwargs: TemplateOptions | None = None
-    functions: list[JsonObject] | None = None
+    functions: Items[JsonObject] | None = None
     function_call: Any = None
-    modalities: list[str] | None = None
+    modalities: Items[str] | None = None
 
     def sampling(self) -> dict[str, Any]:
         if self.functions is not None or self.function_call is not None:
@@ -197,7 +219,7 @@ class ChatBody(SamplingBody):
 class CompletionBody(SamplingBody):
     """https://platform.openai.com/docs/api-reference/completions/create"""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Items[str] | Items[int] | Items[Items[int]]
     max_tokens: Count | None = 16
     best_of: Annotated[int, Field(ge=1, le=128)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -236,7 +258,12 @@ class EmbeddingBody(Body):
     """https://platform.openai.com/docs/api-reference/embeddings/create"""
 
     model: str
-    input: str | list[str] | list[int] | list[list[int]]
+    input: (
+        str
+        | Annotated[Items[str], Field(max_length=_MAX_TEXTS)]
+        | Items[int]
+        | Annotated[Items[Items[int]], Field(max_length=_MAX_TEXTS)]
+    )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Count | None = None
     user: str | None = None
@@ -255,15 +282,15 @@ class TokenizeBody(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[JsonObject] | None = None
-    tools: list[JsonObject] | None = None
+    messages: Items[JsonObject] | None = None
+    tools: Items[JsonObject] | None = None
     allow_special: bool = False
     return_token_strs: bool = False
 
 
 class DetokenizeBody(Body):
     model: str | None = None
-    tokens: list[int]
+    tokens: Items[int]
 
 
 def _token_biases(given: dict[str, float] | None) -> dict[int, float] | None:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from glimmer.engine import Constraint
 from glimmer.server.errors import ApiError
-from glimmer.server.openai.requests import Body, Count, JsonObject, SamplingBody
+from glimmer.server.openai.requests import Body, Count, Few, Items, JsonObject, SamplingBody
 from glimmer.server.openai.response_items import to_messages
 from glimmer.session import ToolChoice
 
@@ -37,18 +37,18 @@ class TextOption(Body):
 class ResponseBody(SamplingBody):
     """https://platform.openai.com/docs/api-reference/responses/create"""
 
-    input: str | Annotated[list[JsonObject], Field(min_length=1)]
+    input: str | Annotated[Items[JsonObject], Field(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Count | None = None
     n: Annotated[int, Field(ge=1, le=1)] | None = None
-    tools: list[JsonObject] | None = None
+    tools: Items[JsonObject] | None = None
     tool_choice: Literal["auto", "none", "required"] | JsonObject | None = None
     parallel_tool_calls: bool | None = None
     text: TextOption | None = None
     reasoning: ReasoningOption | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    include: list[str] | None = None
-    metadata: dict[str, str] | None = None
+    include: Items[str] | None = None
+    metadata: Annotated[dict[str, str], Few] | None = None
     store: bool | None = None
     background: bool | None = None
     truncation: str | None = None
