@@ -401,7 +401,9 @@ class AsyncLLM:
                     for channel in self._channels:
                         channel.show()
             except Exception as error:  # a mistake of ours: nobody may wait for ever
-                self._end(GenerationError(f"The engine has failed and is closed: {error!r}."))
+                failure = GenerationError("The engine has failed and is closed.")
+                failure.__cause__ = error
+                self._end(failure)
                 raise
 
     def _obey(self) -> None:

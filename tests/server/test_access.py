@@ -238,6 +238,10 @@ def test_the_ledger_has_it_all_and_no_text(server: Server, store: KeyStore, fold
         data = file.read_bytes()
         assert b"secret words" not in data
         assert text.partition(".")[2].encode() not in data, "no secret is stored"
+    _, admin = store.create("ops", endpoints=["admin"])
+    settle(server, admin)
+    seen = httpx.get(f"{server.url}/usage?by=project", headers={"x-api-key": admin}).json()["data"]
+    assert {"alpha", "epsilon"} <= {row["project"] for row in seen}
     bad = httpx.get(f"{server.url}/usage?by=colour", headers=headers)
     assert (bad.status_code, bad.json()["error"]["param"]) == (400, "by")
 

@@ -50,7 +50,10 @@ def test_health_version_and_documents(http: httpx.Client) -> None:
     assert re.match(r"\d+\.\d+", http.get("/version").json()["version"])
     paths = http.get("/openapi.json").json()["paths"]
     assert {URL, "/v1/models", "/api/paas/v4/chat/completions"} <= set(paths)
-    assert http.get("/docs").status_code == 200
+    page = http.get("/docs").text
+    assert "https://" not in page, "nothing is fetched from elsewhere"
+    for found in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert http.get(found).status_code == 200
 
 
 def test_metrics_have_vllms_names(http: httpx.Client) -> None:
@@ -105,6 +108,7 @@ def test_routes_that_are_not_there(http: httpx.Client) -> None:
 
 
 def test_a_client_that_goes_away_ends_its_request(server: Server, http: httpx.Client) -> None:
+    assert http.post(URL, json=CHAT).status_code == 200  # so that the model is loaded
     llm = server.service.pool.loaded()["plain"]
     with http.stream("POST", URL, json={**LONG, "stream": True}) as answer:
         lines = answer.iter_lines()

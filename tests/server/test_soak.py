@@ -1,4 +1,4 @@
-"""A server that has answered thousands of requests holds no more memory than after some hundreds."""
+"""A server that has answered thousands of requests holds no more memory than after hundreds."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -44,7 +45,8 @@ def create_app(service: Service) -> ASGIApp:
         await asyncio.gather(loading, return_exceptions=True)
         await service.aclose()
 
-    app = FastAPI(
+    # Its pages fetch no script from elsewhere.
+    app = FastAPIOffline(
         title="Glimmer",
         description=_ABOUT,
         version=glimmer.__version__,

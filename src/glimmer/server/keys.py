@@ -80,7 +80,8 @@ class ApiKey:
             ApiError: of kind "permission".
         """
         allowed = self.endpoints or tuple(name for name in ENDPOINTS if name != "admin")
-        if endpoint not in allowed:
+        sees_all = endpoint == "usage" and "admin" in allowed
+        if endpoint not in allowed and not sees_all:
             raise ApiError("permission", f"This key may not use the endpoint {endpoint!r}.")
         if model is not None and not self.allows_model(model):
             raise ApiError("permission", "This key may not use this model.", param="model")

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -70,8 +70,8 @@ class ModelPool:
         own = [(name, slot.created) for name, slot in self._slots.items()]
         return own + [(alias, self._slots[to].created) for alias, to in self._aliases.items()]
 
-    def resolve(self, name: str) -> str:
-        """The model's own name.
+    def resolve(self, name: str, told: Collection[str] | None = None) -> str:
+        """The model's own name. Where there is none, the error names those ``told``; all if empty.
 
         Raises:
             ApiError: there is no such model.
@@ -81,7 +81,7 @@ class ModelPool:
             raise ApiError(
                 "model_not_found",
                 f"There is no model called {name!r:.100} here; there are "
-                f"{', '.join(known for known, _ in self.names())}.",
+                f"{', '.join(told or [known for known, _ in self.names()])}.",
                 param="model",
             )
         return name

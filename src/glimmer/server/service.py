@@ -133,7 +133,7 @@ class Service:
         Raises:
             ApiError: there is no such model, or the caller may not use it.
         """
-        model = self.pool.resolve(name)
+        model = self.pool.resolve(name, None if caller.key is None else caller.key.models)
         if caller.key is not None and not caller.key.allows_model(model):
             caller.key.check(caller.scope, name)  # a key may name an alias
         return model
@@ -183,6 +183,9 @@ class Streaming:
             told = jobs.refusal(error)
             await self.aclose(_status(told))
             raise told from error
+        except Exception:
+            await self.aclose(500)
+            raise
         await self.aclose(200)
 
     async def aclose(self, status: int = _CLIENT_GONE) -> None:
