@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 import glimmer
 from glimmer.server.ledger import Grouping
-from glimmer.server.openai.replies import Reply, documented
+from glimmer.server.openai.replies import documented
+from glimmer.server.replies import Reply
 from glimmer.server.web import ServiceOf, UsageCaller
 
 router = APIRouter(tags=["Operation"])

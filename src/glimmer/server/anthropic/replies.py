@@ -8,7 +8,7 @@ from typing import Any, Literal
 from glimmer.outputs import RequestOutput, Usage
 from glimmer.server.errors import ApiError
 from glimmer.server.json_body import parse_json
-from glimmer.server.openai.replies import Reply, Responses
+from glimmer.server.replies import Reply, Responses, documented_with
 
 SIGNATURE = "local"
 """Clients want a thought signed and send the signature back. Here it says nothing."""
@@ -72,10 +72,7 @@ class CountReply(Reply):
 
 def documented(model: type[Reply], *, streams: bool = False) -> Responses:
     """What a route answers, refusals included."""
-    found: dict[str, Any] = {"model": model}
-    if streams:
-        found["content"] = {"text/event-stream": {"schema": {}}}
-    return {200: found, "4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}}
+    return documented_with(model, ErrorReply, streams=streams)
 
 
 def blocks(output: RequestOutput) -> list[dict[str, Any]]:

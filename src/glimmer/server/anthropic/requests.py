@@ -11,8 +11,8 @@ from pydantic import Field
 from glimmer.engine import Constraint
 from glimmer.errors import InvalidParameterError
 from glimmer.server.anthropic.turns import MessageParam, system_text, to_messages
+from glimmer.server.bodies import MAX_STOP_CHARS, Body, Count, Items, JsonObject
 from glimmer.server.errors import ApiError
-from glimmer.server.openai.requests import MAX_STOP_CHARS, Body, Count, Items, JsonObject
 from glimmer.session import ToolChoice
 
 

@@ -7,8 +7,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Literal, NoReturn
 
+from glimmer.server.bodies import Body, Items, JsonObject
 from glimmer.server.errors import ApiError
-from glimmer.server.openai.requests import Body, Items, JsonObject
 
 _BETWEEN = "\n\n"
 """Blocks are paragraphs: without it the last word of one would join the first of the next."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from glimmer.server.openai.replies import MessageReply, Reply, Responses, UsageReply
+from glimmer.server.replies import MessageReply, Reply, Responses, UsageReply, documented_with
 
 
 class PlatformError(Reply):
@@ -42,7 +42,4 @@ class TaskReply(Reply):
 
 def documented(model: type[Reply], *, streams: bool = False) -> Responses:
     """What a route answers, refusals included."""
-    found: dict[str, Any] = {"model": model}
-    if streams:
-        found["content"] = {"text/event-stream": {"schema": {}}}
-    return {200: found, "4XX": {"model": PlatformErrorReply}, "5XX": {"model": PlatformErrorReply}}
+    return documented_with(model, PlatformErrorReply, streams=streams)

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from glimmer.engine import Constraint
 from glimmer.errors import InvalidParameterError
+from glimmer.server.bodies import Body, Count, Items, JsonObject, Stop
 from glimmer.server.errors import ApiError
-from glimmer.server.openai.requests import Body, Count, Items, JsonObject, Stop
 
 _SERVICES = {
     "web_search": "searches the web",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from glimmer.server.openai.replies import Reply
+from glimmer.server.replies import Reply
 
 
 class FileReply(Reply):

@@ -13,13 +13,13 @@ from pydantic import Field
 
 from glimmer.errors import OutputError
 from glimmer.server.access import Caller
+from glimmer.server.bodies import Body, Few
 from glimmer.server.errors import ApiError
 from glimmer.server.json_body import JsonRoute
 from glimmer.server.offline.batch_file import endpoint_name
 from glimmer.server.offline.folder import JobFolder, Record, disk_refusal, file_record, page
 from glimmer.server.offline.replies import BatchList, BatchReply, FileGone, FileList, FileReply
-from glimmer.server.openai.replies import Reply, Responses
-from glimmer.server.openai.requests import Body, Few
+from glimmer.server.replies import Reply, Responses
 from glimmer.server.service import Service
 from glimmer.server.web import BatchesCaller, FilesCaller, ServiceOf
 

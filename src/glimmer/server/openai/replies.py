@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-Responses = dict[int | str, dict[str, Any]]
-
-
-class Reply(BaseModel):
-    model_config = ConfigDict(extra="allow")
+from glimmer.server.replies import MessageReply, Reply, Responses, UsageReply, documented_with
 
 
 class ErrorDetails(Reply):
@@ -22,36 +16,6 @@ class ErrorDetails(Reply):
 
 class ErrorReply(Reply):
     error: ErrorDetails
-
-
-class TokenDetails(Reply):
-    cached_tokens: int
-
-
-class UsageReply(Reply):
-    prompt_tokens: int
-    completion_tokens: int = 0
-    total_tokens: int
-    prompt_tokens_details: TokenDetails | None = None
-
-
-class FunctionReply(Reply):
-    name: str
-    arguments: str
-
-
-class ToolCallReply(Reply):
-    index: int
-    id: str
-    type: Literal["function"]
-    function: FunctionReply
-
-
-class MessageReply(Reply):
-    role: Literal["assistant"]
-    content: str | None
-    reasoning_content: str | None = None
-    tool_calls: list[ToolCallReply] | None = None
 
 
 class ChatChoice(Reply):
@@ -124,7 +88,4 @@ class Prompt(Reply):
 
 def documented(model: type[Reply], *, streams: bool = False) -> Responses:
     """What a route answers, refusals included."""
-    found: dict[str, Any] = {"model": model}
-    if streams:
-        found["content"] = {"text/event-stream": {"schema": {}}}
-    return {200: found, "4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}}
+    return documented_with(model, ErrorReply, streams=streams)

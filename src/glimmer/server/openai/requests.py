@@ -4,47 +4,17 @@ accepted and named in a header of the answer.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from glimmer.engine import Constraint
 from glimmer.errors import InvalidParameterError
+from glimmer.server.bodies import Body, Count, Few, Items, JsonObject, Stop
 from glimmer.server.errors import ApiError
 
-_MAX_ENTRIES = 4096
-MAX_STOP_CHARS = 1000
 _MAX_TEXTS = 2048
 """To be embedded in one request, as OpenAI has it."""
-
-T = TypeVar("T")
-Count = Annotated[int, Field(ge=1, le=1 << 30)]
-JsonObject = dict[str, Any]
-Items = Annotated[list[T], Field(fail_fast=True)]
-"""Refused at the first that is wrong: a body holds millions, and each would be told."""
-Stop = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
-
-
-def _refuse_many(value: Any) -> Any:
-    """Before the entries are looked at, for the same reason."""
-    if isinstance(value, dict) and len(value) > _MAX_ENTRIES:
-        raise PydanticCustomError(
-            "too_long", f"There may be {_MAX_ENTRIES} entries, but there are more"
-        )
-    return value
-
-
-Few = BeforeValidator(_refuse_many)
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    @property
-    def ignored(self) -> list[str]:
-        """Fields that say nothing to us."""
-        return sorted(self.model_extra or ())
 
 
 class StreamOptions(Body):

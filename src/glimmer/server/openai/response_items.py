@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from glimmer.outputs import RequestOutput
+from glimmer.server.bodies import JsonObject
 from glimmer.server.errors import ApiError
-from glimmer.server.openai.requests import JsonObject
 
 _TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 _ROLES = ("user", "assistant", "system", "developer")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from glimmer.outputs import RequestOutput, Usage
-from glimmer.server.openai.replies import Reply
-from glimmer.server.openai.requests import JsonObject
+from glimmer.server.bodies import JsonObject
 from glimmer.server.openai.response_requests import ResponseBody
+from glimmer.server.replies import Reply
 
 
 class ItemReply(Reply):

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from glimmer.engine import Constraint
+from glimmer.server.bodies import Body, Count, Few, Items, JsonObject
 from glimmer.server.errors import ApiError
-from glimmer.server.openai.requests import Body, Count, Few, Items, JsonObject, SamplingBody
+from glimmer.server.openai.requests import SamplingBody
 from glimmer.server.openai.response_items import to_messages
 from glimmer.session import ToolChoice
 

@@ -11,12 +11,12 @@ from fastapi.responses import JSONResponse
 from glimmer.chat import ToolCallStart
 from glimmer.outputs import RequestOutput
 from glimmer.server import shape
+from glimmer.server.bodies import JsonObject
 from glimmer.server.errors import ApiError
 from glimmer.server.jobs import ChatJob
 from glimmer.server.json_body import JsonRoute
 from glimmer.server.openai import response_items as items
 from glimmer.server.openai.replies import documented
-from glimmer.server.openai.requests import JsonObject
 from glimmer.server.openai.response_replies import ResponseReply, ended, head, status_of
 from glimmer.server.openai.response_requests import ResponseBody
 from glimmer.server.parts import PartDelta, PartEnd, PartKind, Parts, PartStart
