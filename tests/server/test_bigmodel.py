@@ -170,6 +170,14 @@ def test_a_request_id_that_lives_is_refused(server: Server) -> None:
         server.service.live_requests.discard(live)
 
 
+def test_fields_of_openais_dialect_work_too(server: Server) -> None:
+    url = f"{server.url}/api/paas/v4/chat/completions"
+    values = {**VALUES, "n": 2, "choice": ["yes", "no"], "frequency_penalty": 0.5}
+    answer = httpx.post(url, json=values).json()
+    assert [c["index"] for c in answer["choices"]] == [0, 1]
+    assert {c["message"]["content"] for c in answer["choices"]} <= {"yes", "no"}
+
+
 def test_there_is_nothing_else(server: Server) -> None:
     answer = httpx.post(f"{server.url}/api/paas/v4/images/generations", json={})
     assert answer.status_code == 404
