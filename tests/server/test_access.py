@@ -246,17 +246,28 @@ def test_the_ledger_has_it_all_and_no_text(server: Server, store: KeyStore, fold
     assert (bad.status_code, bad.json()["error"]["param"]) == (400, "by")
 
 
-def test_a_clients_departure_is_recorded(server: Server, store: KeyStore, folder: Path) -> None:
-    _, text = store.create("zeta")
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_clients_departure_is_recorded(
+    server: Server, store: KeyStore, folder: Path, stream: bool
+) -> None:
+    """With what was computed for it until then, streamed or not."""
+    project = f"zeta-{stream}"
+    _, text = store.create(project)
     settle(server, text)
-    values = {**CHAT, "max_tokens": 4000, "ignore_eos": True, "loop_guard": False, "stream": True}
-    headers = {"authorization": f"Bearer {text}"}
-    with httpx.stream("POST", server.url + URL, json=values, headers=headers) as answer:
-        lines = answer.iter_lines()
-        next(lines)
-    del lines
+    body = json.dumps(
+        {**CHAT, "max_tokens": 4000, "ignore_eos": True, "loop_guard": False, "stream": stream}
+    ).encode()
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST {URL} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {text}\r\n"
+    head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    llm = server.service.pool.loaded()["plain"]
+    steps = llm.stats.num_steps
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body)
+        while llm.stats.num_steps < steps + 20:
+            time.sleep(0.001)
     with Database(str(folder / "server.db")) as database, Ledger(database) as ledger:
-        while not (rows := ledger.usage(["project"], project="zeta")):
+        while not (rows := ledger.usage(["project"], project=project)):
             time.sleep(0.01)
     assert (rows[0].requests, rows[0].errors) == (1, 1)
     assert rows[0].completion_tokens > 0

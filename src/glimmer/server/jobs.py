@@ -99,41 +99,45 @@ async def stream(llm: AsyncLLM, job: Job) -> AsyncGenerator[RequestOutput, None]
         raise refusal(error) from error
 
 
-async def complete(llm: AsyncLLM, job: Job) -> list[RequestOutput]:
-    """The finished outputs, those to one prompt beside each other.
+async def complete(llm: AsyncLLM, job: Job, totals: Totals) -> list[RequestOutput]:
+    """The finished outputs, those to one prompt beside each other. ``totals`` has them as far as
+    they have come, also when this is cancelled.
 
     Raises: ApiError.
     """
-    params = sampling_params(llm, job)
+    if "best_of" in job.sampling:
+        outputs = await _best(llm, job)
+        for output in outputs:
+            totals.add(output)
+        return outputs
+    stream_of_job = await stream(llm, job)
     try:
-        if isinstance(job, ChatJob):
-            output = await llm.chat(
-                job.messages,
-                params,
-                job.tools,
-                tool_choice=job.tool_choice,
-                thinking=job.thinking,
-                priority=job.priority,
-            )
-            if not job.parallel_tool_calls:
-                output = _with_one_call(output)
-            return list(output.choices or (output,))
-        assert isinstance(job, TextJob)
-        outputs = await llm.generate(job.prompts, params, priority=job.priority)
+        async for output in stream_of_job:
+            if output.error is not None:
+                raise output.error
+            totals.add(output)
     except GlimmerError as error:
         raise refusal(error) from error
-    for output in outputs:
-        if output.error is not None:
-            raise refusal(output.error) from output.error
+    finally:
+        await stream_of_job.aclose()
+    finished = sorted(totals.outputs, key=lambda output: (output.index, output.choice))
+    if isinstance(job, ChatJob) and not job.parallel_tool_calls:
+        return [replace(output, tool_calls=output.tool_calls[:1]) for output in finished]
+    return finished
+
+
+async def _best(llm: AsyncLLM, job: Job) -> list[RequestOutput]:
+    """Which answers are the best is known when all have ended."""
+    assert isinstance(job, TextJob)
+    params = sampling_params(llm, job)
+    try:
+        outputs = await llm.generate(job.prompts, params, priority=job.priority)
+        for output in outputs:
+            if output.error is not None:
+                raise output.error
+    except GlimmerError as error:
+        raise refusal(error) from error
     return [choice for output in outputs for choice in output.choices or (output,)]
-
-
-def _with_one_call(output: RequestOutput) -> RequestOutput:
-    return replace(
-        output,
-        tool_calls=output.tool_calls[:1],
-        choices=tuple(_with_one_call(choice) for choice in output.choices),
-    )
 
 
 def refusal(error: GlimmerError) -> ApiError:

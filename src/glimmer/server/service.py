@@ -82,9 +82,7 @@ class Service:
         totals = Totals()
         try:
             async with self.pool.use(job.model) as llm:
-                outputs = await jobs.complete(llm, job)
-            for output in outputs:
-                totals.add(output)
+                outputs = await jobs.complete(llm, job, totals)
         except BaseException as error:
             await account.close(_status(error), totals.usage, totals.outputs)
             raise
