@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glimmer.async_llm import AsyncLLM
-from glimmer.errors import GlimmerError
+from glimmer.errors import GlimmerError, OutOfMemoryError
 from glimmer.loader import load
 from glimmer.model_memory import memory_of
 from glimmer.native import available_memory, trim_heap
@@ -52,6 +52,7 @@ class ModelPool:
         self._slots = {config.name: _Slot(config, now) for config in models}
         self._aliases = dict(aliases)
         self._budget = None if memory is None else parse_bytes(memory)
+        self._is_limited = memory is not None
         self._clock = itertools.count(1)
         self._loading = asyncio.Lock()
         self._is_started = False
@@ -177,15 +178,29 @@ class ModelPool:
         )
 
     def _kv_memory(self, config: ModelConfig, weights: int) -> int | str | None:
-        """One model alone takes what there is; several share the budget equally."""
+        """One model alone takes what there is, unless a limit was set; several share the budget
+        equally."""
         assert self._budget is not None
-        if config.kv_memory is not None or len(self._slots) == 1:
+        if config.kv_memory is not None:
             return config.kv_memory
+        if len(self._slots) == 1 and not self._is_limited:
+            return None
         return max(self._budget // len(self._slots) - weights, _LEAST_KV_BYTES)
 
     async def _make_room(self, slot: _Slot) -> None:
-        """Unload idle models until ``slot`` fits."""
+        """Unload idle models until ``slot`` fits.
+
+        Raises:
+            OutOfMemoryError: it would not fit alone.
+            ApiError: it does not fit beside those in use.
+        """
         assert self._budget is not None
+        if slot.size_bytes > self._budget:
+            raise OutOfMemoryError(
+                f"{slot.config.name} takes {slot.size_bytes / 2**20:.0f} MiB, but all models "
+                f"together may take {self._budget / 2**20:.0f} MiB. Allow more with --memory, or "
+                "less for its KV cache with --kv-memory."
+            )
         others = [s for s in self._slots.values() if s is not slot and s.llm is not None]
         others.sort(key=lambda s: s.last_used)
         while others and slot.size_bytes + sum(s.size_bytes for s in others) > self._budget:

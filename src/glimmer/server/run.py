@@ -10,6 +10,7 @@ from types import FrameType
 
 import uvicorn
 
+from glimmer.catalogue import find_file
 from glimmer.errors import InvalidParameterError
 from glimmer.server import logs
 from glimmer.server.app import create_app
@@ -85,11 +86,14 @@ class Server(uvicorn.Server):
 
     Raises:
         InvalidParameterError: the address may not or cannot be used.
+        ModelNotFoundError: one of the models is not there.
     """
 
     def __init__(self, config: ServerConfig) -> None:
         self.service = Service(config)
         try:
+            for model in config.models:
+                find_file(model.source)  # a slip of the pen is told before anything is loaded
             check_exposure(config, self.service.access.asks_for_keys())
             _check_certificate(config)
             self._listener = _listen(config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -29,7 +28,6 @@ from glimmer.server.offline.folder import JobFolder
 from glimmer.server.offline.runner import Runner
 from glimmer.server.paths import default_jobs_dir
 
-_LOG = logging.getLogger("glimmer.server")
 _CLIENT_GONE = STATUS["client_gone"]
 
 
@@ -65,8 +63,7 @@ class Service:
             await self.pool.start()
             self.runner.start(app)
         except GlimmerError as error:
-            _LOG.error("%s", error)
-            self.failure = error
+            self.failure = error  # told by whoever runs the server
 
     async def aclose(self) -> None:
         await self.runner.aclose()
