@@ -266,6 +266,8 @@ def test_a_clients_departure_is_recorded(
         connection.sendall(head.encode() + body)
         while llm.stats.num_steps < steps + 20:
             time.sleep(0.001)
+        for _ in range(2):  # once these are answered, so was the news of those steps taken
+            assert httpx.get(f"{server.url}/health").status_code == 200
     with Database(str(folder / "server.db")) as database, Ledger(database) as ledger:
         while not (rows := ledger.usage(["project"], project=project)):
             time.sleep(0.01)
