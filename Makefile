@@ -86,6 +86,13 @@ bench: $(STAMPS)/bench $(STAMPS)/demo ## Measure speed and memory on this machin
 bench-peers: $(STAMPS)/bench ## Measure beside llama.cpp and ik_llama.cpp on larger files (an hour)
 	$(BIN)/python -m benchmarks.peer_table $(ARGS)
 
+.PHONY: bench-kernels
+bench-kernels: $(STAMPS)/build-tools ## Measure single kernels on one thread (ISA=avx2 for another set)
+	$(BIN)/cmake -S . -B build/bench -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+		-DGLIMMER_KERNEL_BENCH=ON --log-level=WARNING
+	$(BIN)/cmake --build build/bench
+	build/bench/bench_kernels $(ISA)
+
 .PHONY: fmt
 fmt: $(STAMPS)/check ## Format the code
 	$(BIN)/ruff check --select I --fix

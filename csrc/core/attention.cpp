@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 namespace glimmer {
 namespace {
@@ -19,7 +20,7 @@ Attention::Attention(const Architecture& architecture, const Kernels& kernels, i
       scratch_(num_threads) {
   for (Scratch& s : scratch_) {
     s.queries.resize(static_cast<size_t>(architecture.head_dim) * kAttentionRows);
-    s.kernel.resize(attention_scratch_floats(architecture.head_dim));
+    s.kernel.resize(kAttentionScratch);
     s.state.resize(state_floats());
     s.split.resize(state_floats());
   }
@@ -104,7 +105,7 @@ void Attention::run(int thread, int index, const KVCache& cache, int layer, cons
 void Attention::pack_queries(const Unit& unit, const float* queries, size_t stride,
                              float* packed) const {
   const int head_dim = architecture_.head_dim, group = architecture_.group_size();
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  const float scale = std::numbers::log2e_v<float> / std::sqrt(static_cast<float>(head_dim));
   for (int r = 0; r < unit.rows; ++r) {
     const int row = unit.first_row + r;
     const float* q = queries + (unit.first_token + row / group) * stride +

@@ -27,6 +27,9 @@ namespace glimmer {
 namespace {
 
 struct Avx2 {
+  using Eight = Avx2;
+  static constexpr int kLanes = 8;
+  static constexpr int kTileRows = 6;  // twice as many sums, two inputs and a factor: 15 registers
   using F = __m256;
   using U8 = __m256i;
   using I16 = __m256i;
@@ -68,6 +71,10 @@ struct Avx2 {
     const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
   }
+  static F add_to_exponent(F p, F rounded) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(
+        _mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(rounded), 23)));
+  }
   static float sum(F a) {
     __m128 h = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     h = _mm_add_ps(h, _mm_movehl_ps(h, h));
@@ -77,6 +84,10 @@ struct Avx2 {
     __m128 h = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     h = _mm_max_ps(h, _mm_movehl_ps(h, h));
     return _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
+  }
+  static float sum_of(const F (&a)[4]) { return sum(add(add(a[0], a[1]), add(a[2], a[3]))); }
+  static float largest_of(const F (&a)[4]) {
+    return largest(max(max(a[0], a[1]), max(a[2], a[3])));
   }
   static void store_rounded_i16(int16_t* p, F a, F b) {
     const __m256i q = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
@@ -127,6 +138,9 @@ struct Avx2 {
   }
   static F to_float(I32 a) { return _mm256_cvtepi32_ps(a); }
 
+  static void prefetch(const char* from, const char* to) {
+    for (; from < to; from += 64) _mm_prefetch(from, _MM_HINT_T0);
+  }
   // Weights stream from memory once per step; the hardware prefetcher alone leaves a sixth of the
   // bandwidth unused.
   static void prefetch_stream(const void* p, size_t bytes) {

@@ -14,6 +14,9 @@ namespace glimmer {
 namespace {
 
 struct Scalar {
+  using Eight = Scalar;
+  static constexpr int kLanes = 8;
+  static constexpr int kTileRows = 6;
   struct F {
     float v[8];
   };
@@ -91,6 +94,13 @@ struct Scalar {
       return std::bit_cast<float>(static_cast<uint32_t>(to_int(n.v[i]) + 127) << 23);
     });
   }
+  // p * 2^n, where n is in the lowest bits of `rounded`.
+  static F add_to_exponent(F p, F rounded) {
+    return each([&](int i) {
+      return std::bit_cast<float>(std::bit_cast<uint32_t>(p.v[i]) +
+                                  (std::bit_cast<uint32_t>(rounded.v[i]) << 23));
+    });
+  }
   static float sum(F a) {
     return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7]));
   }
@@ -99,6 +109,10 @@ struct Scalar {
     for (int i = 0; i < 4; ++i) m[i] = a.v[i] > a.v[i + 4] ? a.v[i] : a.v[i + 4];
     for (int i = 0; i < 2; ++i) m[i] = m[i] > m[i + 2] ? m[i] : m[i + 2];
     return m[0] > m[1] ? m[0] : m[1];
+  }
+  static float sum_of(const F (&a)[4]) { return sum(add(add(a[0], a[1]), add(a[2], a[3]))); }
+  static float largest_of(const F (&a)[4]) {
+    return largest(max(max(a[0], a[1]), max(a[2], a[3])));
   }
   // Out of range and NaN give the smallest int32, as cvtps2dq does.
   static int32_t to_int(float x) {
@@ -190,6 +204,7 @@ struct Scalar {
   static F to_float(I32 a) {
     return each([&](int i) { return static_cast<float>(a.v[i]); });
   }
+  static void prefetch(const char*, const char*) {}
   static void prefetch_stream(const void*, size_t) {}
 };
 

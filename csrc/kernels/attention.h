@@ -3,61 +3,20 @@
 // Keys lie transposed in pages of 32 tokens ([channel][token]), values as they are ([token]
 // [channel]), in float16, float32 or int8, the last with a float32 scale per token behind them. A
 // split starts at a multiple of 512 in the sequence, so the sums of a row depend on nothing but the
-// row and its keys. Inside a split: all scores, the exact maximum, one pass of exp, then the
-// weighted values, key by key. Splits are merged left to right.
+// row and its keys. Inside a split: all scores, the exact maximum, one pass of exp2 (queries come
+// scaled by log2 e), then the weighted values, key by key. Splits are merged left to right.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/elementwise.h"
 #include "kernels/kernels.h"
 
 namespace glimmer {
 
-// c[R][8N] (+)= sum over k of a[k * a_step + r * a_row] * b[k][8N], one FMA per k in order.
-template <class V, int R, int N>
-static inline void multiply_rows(const float* a, int a_row, int a_step, const float* b, int ldb,
-                                 int k, bool accumulate, float* c, int ldc) {
-  typename V::F acc[R][N];
-  for (int r = 0; r < R; ++r) {
-    for (int n = 0; n < N; ++n) acc[r][n] = accumulate ? V::load(c + r * ldc + 8 * n) : V::zero();
-  }
-  for (int i = 0; i < k; ++i, a += a_step, b += ldb) {
-    typename V::F v[N];
-    GLIMMER_UNROLL
-    for (int n = 0; n < N; ++n) v[n] = V::load(b + 8 * n);
-    GLIMMER_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const typename V::F x = V::set(a[r * a_row]);
-      GLIMMER_UNROLL
-      for (int n = 0; n < N; ++n) acc[r][n] = V::fma(x, v[n], acc[r][n]);
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int n = 0; n < N; ++n) V::store(c + r * ldc + 8 * n, acc[r][n]);
-  }
-}
-
-template <class V, int N>
-static inline void multiply_panel(int rows, const float* a, int a_row, int a_step, const float* b,
-                                  int ldb, int k, bool accumulate, float* c, int ldc) {
-  int r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    multiply_rows<V, 4, N>(a + r * a_row, a_row, a_step, b, ldb, k, accumulate, c + r * ldc, ldc);
-  }
-  a += r * a_row;
-  c += r * ldc;
-  switch (rows - r) {
-    case 1:
-      return multiply_rows<V, 1, N>(a, a_row, a_step, b, ldb, k, accumulate, c, ldc);
-    case 2:
-      return multiply_rows<V, 2, N>(a, a_row, a_step, b, ldb, k, accumulate, c, ldc);
-    case 3:
-      return multiply_rows<V, 3, N>(a, a_row, a_step, b, ldb, k, accumulate, c, ldc);
-  }
-}
-
+// Keys of one channel, or channels of one value, as float32; int8 less its scale.
 template <class V>
 static inline typename V::F load_kv(const float* p) {
   return V::load(p);
@@ -66,74 +25,187 @@ template <class V>
 static inline typename V::F load_kv(const uint16_t* p) {
   return V::load_half(p);
 }
-
-// A page as float32: keys [head_dim][32], the first `tokens` values [tokens][channels].
-template <class V, class T>
-static inline void unpack_keys(const T* keys, int head_dim, float* page) {
-  for (int i = 0; i < head_dim * kPageTokens; i += 8) V::store(page + i, load_kv<V>(keys + i));
-}
 template <class V>
-static inline void unpack_keys(const int8_t* keys, int head_dim, float* page) {
-  const float* const scales = reinterpret_cast<const float*>(keys + head_dim * kPageTokens);
-  for (int n = 0; n < kPageTokens; n += 8) {
-    const typename V::F scale = V::load(scales + n);
-    for (int i = n; i < head_dim * kPageTokens; i += kPageTokens) {
-      V::store(page + i, V::mul(V::load_i8(keys + i), scale));
+static inline typename V::F load_kv(const int8_t* p) {
+  return V::load_i8(p);
+}
+
+// The scales of a page's 32 tokens, behind its `width` numbers per token.
+static inline const float* page_scales(const int8_t* page, int width) {
+  return reinterpret_cast<const float*>(page + width * kPageTokens);
+}
+
+// c[R][N vectors] = sum over k of a[k * kStep + r * kRow] * b[k * b_step][N vectors], one FMA per k
+// in order, on top of what is there if `accumulate`.
+template <class V, int R, int N, int kRow, int kStep, class T>
+static inline void multiply_tile(const float* a, const T* b, int b_step, int k, bool accumulate,
+                                 float* c, int c_row) {
+  typename V::F acc[R][N];
+  GLIMMER_UNROLL
+  for (int r = 0; r < R; ++r) {
+    GLIMMER_UNROLL
+    for (int n = 0; n < N; ++n) {
+      acc[r][n] = accumulate ? V::load(c + r * c_row + n * V::kLanes) : V::zero();
+    }
+  }
+  for (int i = 0; i < k; ++i, a += kStep, b += b_step) {
+    typename V::F v[N];
+    GLIMMER_UNROLL
+    for (int n = 0; n < N; ++n) v[n] = load_kv<V>(b + n * V::kLanes);
+    GLIMMER_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const typename V::F x = V::set(a[r * kRow]);
+      GLIMMER_UNROLL
+      for (int n = 0; n < N; ++n) acc[r][n] = V::fma(x, v[n], acc[r][n]);
+    }
+  }
+  GLIMMER_UNROLL
+  for (int r = 0; r < R; ++r) {
+    GLIMMER_UNROLL
+    for (int n = 0; n < N; ++n) V::store(c + r * c_row + n * V::kLanes, acc[r][n]);
+  }
+}
+
+// The same for 1 to R rows.
+template <class V, int R, int N, int kRow, int kStep, class T, class... Rest>
+static inline void multiply_rows(int rows, const float* a, const T* b, Rest... rest) {
+  if constexpr (R > 1) {
+    if (rows < R) return multiply_rows<V, R - 1, N, kRow, kStep>(rows, a, b, rest...);
+  }
+  multiply_tile<V, R, N, kRow, kStep>(a, b, rest...);
+}
+
+// The same for any number of rows, in tiles as even as can be: one of few rows would leave the
+// pipes waiting for its sums.
+template <class V, int N, int kRow, int kStep, class T>
+static inline void multiply_panel(int rows, const float* a, const T* b, int b_step, int k,
+                                  bool accumulate, float* c, int c_row) {
+  const int tiles = (rows + V::kTileRows - 1) / V::kTileRows;
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
+    multiply_rows<V, V::kTileRows, N, kRow, kStep>(last - first, a + first * kRow, b, b_step, k,
+                                                   accumulate, c + first * c_row, c_row);
+  }
+}
+
+// A sequence's pages lie far apart: no prefetcher of the processor sees the next one coming. A part
+// of it, [first, last) of `all`, so that its loads are spread over the work on the page before.
+template <class V>
+static inline void prefetch_part(const void* page, size_t bytes, int first, int last, int all) {
+  const char* const p = static_cast<const char*>(page);
+  V::prefetch(p + bytes * first / all, p + bytes * last / all);
+}
+
+// Scores of all rows and keys of the split, [16][kScoreStride].
+template <class V, class T>
+static inline void score_keys(const AttentionSplit& s, int num_pages, size_t key_bytes,
+                              size_t value_bytes, float* scores) {
+  constexpr int kAtOnce = 2 * V::kLanes;
+  for (int p = 0; p < num_pages; ++p) {
+    const T* const keys = static_cast<const T*>(s.key_pages[p]);
+    const bool last = p + 1 == num_pages;
+    const void* const next = last ? s.value_pages[0] : s.key_pages[p + 1];
+    for (int n = 0; n < kPageTokens; n += kAtOnce) {
+      prefetch_part<V>(next, last ? value_bytes : key_bytes, n, n + kAtOnce, kPageTokens);
+      float* const c = scores + p * kPageTokens + n;
+      multiply_panel<V, 2, 1, kAttentionRows>(s.rows, s.queries, keys + n, kPageTokens, s.head_dim,
+                                              false, c, kScoreStride);
+      if constexpr (std::is_same_v<T, int8_t>) {
+        for (int i = 0; i < kAtOnce; i += V::kLanes) {
+          const typename V::F scale = V::load(page_scales(keys, s.head_dim) + n + i);
+          for (int r = 0; r < s.rows; ++r) {
+            float* const score = c + r * kScoreStride + i;
+            V::store(score, V::mul(V::load(score), scale));
+          }
+        }
+      }
     }
   }
 }
+
+// Scores become the weights of the values; those of int8 take in their scales. A sum runs in 32
+// lanes: key i goes to lane i % 32.
 template <class V, class T>
-static inline void unpack_values(const T* values, int channels, int tokens, float* page) {
-  for (int i = 0; i < tokens * channels; i += 8) V::store(page + i, load_kv<V>(values + i));
+static inline void weigh_keys(const AttentionSplit& s, int num_pages, int channels, float* scores) {
+  constexpr int kChains = kPageTokens / V::kLanes;
+  const int end = num_pages * kPageTokens;
+  for (int r = 0; r < s.rows; ++r) {
+    float* const row = scores + static_cast<size_t>(r) * kScoreStride;
+    const int visible = s.visible[r];
+    for (int i = visible; i < end; ++i) row[i] = kNoMaximum;
+    typename V::F largest[kChains], sum[kChains];
+    for (int j = 0; j < kChains; ++j) largest[j] = V::set(kNoMaximum), sum[j] = V::zero();
+    for (int i = 0; i < end; i += kPageTokens) {
+      GLIMMER_UNROLL
+      for (int j = 0; j < kChains; ++j) {
+        largest[j] = V::max(largest[j], V::load(row + i + j * V::kLanes));
+      }
+    }
+    s.maximum[r] = V::largest_of(largest);
+    const typename V::F shift = V::set(s.maximum[r]);
+    for (int i = 0; i < end; i += kPageTokens) {
+      GLIMMER_UNROLL
+      for (int j = 0; j < kChains; ++j) {
+        float* const p = row + i + j * V::kLanes;
+        const typename V::F weight = exp2<V>(V::sub(V::load(p), shift));
+        V::store(p, weight);
+        sum[j] = V::add(sum[j], weight);
+      }
+    }
+    // A key that is not seen added 2^-126 at most, which is nothing beside the 1 of the largest.
+    s.sum[r] = visible > 0 ? V::sum_of(sum) : 0;
+    for (int i = visible; i < end; ++i) row[i] = 0;
+    if constexpr (std::is_same_v<T, int8_t>) {
+      for (int p = 0; p < num_pages; ++p) {
+        const float* const scales =
+            page_scales(static_cast<const int8_t*>(s.value_pages[p]), channels);
+        float* const weights = row + p * kPageTokens;
+        for (int i = 0; i < kPageTokens; i += V::kLanes) {
+          V::store(weights + i, V::mul(V::load(weights + i), V::load(scales + i)));
+        }
+      }
+    }
+  }
 }
-template <class V>
-static inline void unpack_values(const int8_t* values, int channels, int tokens, float* page) {
-  const float* const scales = reinterpret_cast<const float*>(values + channels * kPageTokens);
-  for (int t = 0; t < tokens; ++t, values += channels, page += channels) {
-    const typename V::F scale = V::set(scales[t]);
-    for (int i = 0; i < channels; i += 8) V::store(page + i, V::mul(V::load_i8(values + i), scale));
+
+// Channels [n, n + N vectors) of all rows' sums over one page.
+template <class V, int N, class T>
+static inline void sum_channels(const AttentionSplit& s, int page, int n, int channels,
+                                const float* scores) {
+  const int left = s.keys - page * kPageTokens;
+  multiply_panel<V, N, kScoreStride, 1>(
+      s.rows, scores + page * kPageTokens, static_cast<const T*>(s.value_pages[page]) + n, channels,
+      left < kPageTokens ? left : kPageTokens, page > 0, s.out + n, channels);
+}
+
+template <class V, class T>
+static inline void sum_values(const AttentionSplit& s, int num_pages, int channels,
+                              size_t value_bytes, const float* scores) {
+  for (int p = 0; p < num_pages; ++p) {
+    int n = 0;
+    for (; n + 2 * V::kLanes <= channels; n += 2 * V::kLanes) {
+      if (p + 1 < num_pages) {
+        prefetch_part<V>(s.value_pages[p + 1], value_bytes, n, n + 2 * V::kLanes, channels);
+      }
+      sum_channels<V, 2, T>(s, p, n, channels, scores);
+    }
+    if (n + V::kLanes <= channels) {
+      sum_channels<V, 1, T>(s, p, n, channels, scores);
+      n += V::kLanes;
+    }
+    if (n < channels) sum_channels<typename V::Eight, 1, T>(s, p, n, channels, scores);
   }
 }
 
 template <class V, class T>
 static void attend_split(const AttentionSplit& s) {
-  float* const scores = s.scratch;
-  float* const page = s.scratch + static_cast<size_t>(kAttentionRows) * kScoreStride;
   const int channels = padded_channels(s.head_dim);
   const int num_pages = (s.keys + kPageTokens - 1) / kPageTokens;
-
-  for (int p = 0; p < num_pages; ++p) {
-    unpack_keys<V>(static_cast<const T*>(s.key_pages[p]), s.head_dim, page);
-    for (int n = 0; n < kPageTokens; n += 16) {
-      multiply_panel<V, 2>(s.rows, s.queries, 1, kAttentionRows, page + n, kPageTokens, s.head_dim,
-                           false, scores + p * kPageTokens + n, kScoreStride);
-    }
-  }
-  for (int r = 0; r < s.rows; ++r) {
-    float* const row = scores + static_cast<size_t>(r) * kScoreStride;
-    const int n = s.visible[r];
-    for (int i = n; i < num_pages * kPageTokens; ++i) row[i] = kNoMaximum;
-    typename V::F largest = V::set(kNoMaximum);
-    for (int i = 0; i < n; i += 8) largest = V::max(largest, V::load(row + i));
-    s.maximum[r] = V::largest(largest);
-    s.sum[r] = exp_shifted<V>(row, n, s.maximum[r]);
-    for (int i = n; i < num_pages * kPageTokens; ++i) row[i] = 0;
-  }
-  for (int p = 0; p < num_pages; ++p) {
-    const int tokens =
-        s.keys - p * kPageTokens < kPageTokens ? s.keys - p * kPageTokens : kPageTokens;
-    unpack_values<V>(static_cast<const T*>(s.value_pages[p]), channels, tokens, page);
-    const float* weights = scores + p * kPageTokens;
-    int d = 0;
-    for (; d + 16 <= channels; d += 16) {
-      multiply_panel<V, 2>(s.rows, weights, kScoreStride, 1, page + d, channels, tokens, p > 0,
-                           s.out + d, channels);
-    }
-    if (d < channels) {
-      multiply_panel<V, 1>(s.rows, weights, kScoreStride, 1, page + d, channels, tokens, p > 0,
-                           s.out + d, channels);
-    }
-  }
+  const size_t key_bytes = static_cast<size_t>(s.head_dim) * kPageTokens * sizeof(T);
+  const size_t value_bytes = static_cast<size_t>(channels) * kPageTokens * sizeof(T);
+  score_keys<V, T>(s, num_pages, key_bytes, value_bytes, s.scratch);
+  weigh_keys<V, T>(s, num_pages, channels, s.scratch);
+  sum_values<V, T>(s, num_pages, channels, value_bytes, s.scratch);
 }
 
 // Adds the next split (maximum, sum, out) of one row to the running ones; out is [channels].
@@ -142,7 +214,7 @@ static void merge_split(float next_maximum, float next_sum, const float* next_ou
                         float* maximum, float* sum, float* out) {
   const float largest = *maximum > next_maximum ? *maximum : next_maximum;
   alignas(32) float scale[8] = {*maximum - largest, next_maximum - largest};
-  V::store(scale, exp<V>(V::load(scale)));
+  V::store(scale, exp2<V>(V::load(scale)));
   const typename V::F a = V::set(scale[0]), b = V::set(scale[1]);
   *sum = *sum * scale[0] + next_sum * scale[1];
   *maximum = largest;

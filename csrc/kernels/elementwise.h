@@ -25,6 +25,24 @@ static inline typename V::F exp(typename V::F x) {
   return V::mul(p, V::exp2_int(n));
 }
 
+// 2^x to about 1 unit in the last place, for x in [-126, 127]; what is less counts as -126, NaN
+// stays NaN. The polynomial is the minimax one of degree 5 for 2^r, |r| <= 1/2.
+template <class V>
+static inline typename V::F exp2(typename V::F x) {
+  x = V::max(V::set(-126.0f), x);
+  // Adding it rounds to a whole number, which is then in the lowest bits.
+  const typename V::F rounder = V::set(12582912.0f);
+  const typename V::F rounded = V::add(x, rounder);
+  const typename V::F r = V::sub(x, V::sub(rounded, rounder));
+  typename V::F p = V::set(1.3276472454890609e-3f);
+  p = V::fma(p, r, V::set(9.675541892647743e-3f));
+  p = V::fma(p, r, V::set(5.550713092088699e-2f));
+  p = V::fma(p, r, V::set(2.4022120237350464e-1f));
+  p = V::fma(p, r, V::set(6.931469440460205e-1f));
+  p = V::fma(p, r, V::set(1.0f));
+  return V::add_to_exponent(p, rounded);
+}
+
 // out = weight * (x / sqrt(mean(x^2) + eps)); x, weight and out are [n]. out may be x.
 template <class V>
 static void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {

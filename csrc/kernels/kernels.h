@@ -27,7 +27,7 @@ struct AttentionSplit {
   int head_dim;
   const void* const* key_pages;    // [ceil(keys / 32)] -> [head_dim][32]; int8: and float [32]
   const void* const* value_pages;  // -> [32][padded_channels]; int8: and float [32]
-  float* scratch;                  // attention_scratch_floats(head_dim)
+  float* scratch;                  // [kAttentionScratch]
   // Results: the softmax's running maximum and sum, and the unnormalised output.
   float* maximum;  // [16]
   float* sum;      // [16]
@@ -37,10 +37,7 @@ struct AttentionSplit {
 // Score rows are padded so that the 16 of them do not fall on the same cache sets.
 inline constexpr int kScoreStride = kSplitTokens + 16;
 
-constexpr size_t attention_scratch_floats(int head_dim) {
-  return static_cast<size_t>(kAttentionRows) * kScoreStride +
-         static_cast<size_t>(padded_channels(head_dim)) * kPageTokens;
-}
+inline constexpr size_t kAttentionScratch = static_cast<size_t>(kAttentionRows) * kScoreStride;
 
 struct Kernels {
   // c[t][16 s + r] = row r of strip s times token t of the tile, for `strips` strips that lie
