@@ -37,6 +37,8 @@ struct Scalar {
     return r;
   }
 
+  static constexpr int strips_at_once(int) { return 1; }
+
   static F zero() { return F{}; }
   static F set(float x) {
     return each([&](int) { return x; });
@@ -144,15 +146,6 @@ struct Scalar {
     for (int i = 0; i < 32; i += 4) std::memcpy(r.v + i, p, 4);
     return r;
   }
-  static I16 multiply_pairs(U8 u, U8 s) {  // unsigned times signed, adjacent products added
-    I16 r;
-    for (int i = 0; i < 16; ++i) {
-      r.v[i] = static_cast<int16_t>(u.v[2 * i] * static_cast<int8_t>(s.v[2 * i]) +
-                                    u.v[2 * i + 1] * static_cast<int8_t>(s.v[2 * i + 1]));
-    }
-    return r;
-  }
-  static I16 zero_i16() { return I16{}; }
   static I16 load_i16(const void* p) {
     I16 r;
     std::memcpy(r.v, p, 32);
@@ -163,11 +156,15 @@ struct Scalar {
     for (int i = 0; i < 16; ++i) r.v[i] = p[i & 1];
     return r;
   }
-  static I16 opaque(I16 a) { return a; }
-  static I16 add_i16(I16 a, I16 b) {
-    for (int i = 0; i < 16; ++i) a.v[i] = static_cast<int16_t>(a.v[i] + b.v[i]);
-    return a;
+  using Int4Sum = I32;
+  static Int4Sum zero_sum() { return zero_i32(); }
+  static Int4Sum first_sum(const int16_t (&)[2], int32_t zero) { return set_i32(zero); }
+  static Int4Sum opaque(Int4Sum a) { return a; }
+  static Int4Sum add_int4(Int4Sum sum, U8 w, U8 x) {
+    for (int i = 0; i < 32; ++i) sum.v[i / 4] += w.v[i] * static_cast<int8_t>(x.v[i]);
+    return sum;
   }
+  static F int4_to_float(Int4Sum a) { return to_float(a); }
   static I16 even_i8(I16 a) {
     for (int16_t& x : a.v) x = static_cast<int8_t>(x & 255);
     return a;
@@ -175,9 +172,6 @@ struct Scalar {
   static I16 odd_i8(I16 a) {
     for (int16_t& x : a.v) x = static_cast<int16_t>(x >> 8);
     return a;
-  }
-  static F widen_pairs(I16 a) {
-    return each([&](int i) { return static_cast<float>(a.v[2 * i] + a.v[2 * i + 1]); });
   }
   template <int N>
   static I16 nibble(I16 a) {
@@ -190,16 +184,9 @@ struct Scalar {
     for (int i = 0; i < 8; ++i) r.v[i] = x;
     return r;
   }
-  static I32 multiply_i16(I16 a, I16 b) {
-    I32 r;
-    for (int i = 0; i < 8; ++i) {
-      r.v[i] = a.v[2 * i] * b.v[2 * i] + a.v[2 * i + 1] * b.v[2 * i + 1];
-    }
-    return r;
-  }
-  static I32 add_i32(I32 a, I32 b) {
-    for (int i = 0; i < 8; ++i) a.v[i] += b.v[i];
-    return a;
+  static I32 add_products(I32 sum, I16 w, I16 x) {
+    for (int i = 0; i < 16; ++i) sum.v[i / 2] += w.v[i] * x.v[i];
+    return sum;
   }
   static F to_float(I32 a) {
     return each([&](int i) { return static_cast<float>(a.v[i]); });

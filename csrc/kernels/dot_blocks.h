@@ -7,15 +7,29 @@
 
 namespace glimmer {
 
-// The sums of 8 rows as float32: int32 as it is, or pairs of int16 that are added first.
-template <class V, bool kPairs, class Sum>
-static inline typename V::F widened(Sum sum) {
-  if constexpr (kPairs) {
-    return V::widen_pairs(sum);
-  } else {
-    return V::to_float(sum);
+// The next block of each of S strips that are multiplied side by side, as vectors of rows: more
+// sums that do not wait for each other, and each input is fetched once for all.
+template <class V, class Block, int S>
+struct Blocks {
+  static constexpr int kOfStrip = kStripRows / V::kLanes;
+  static constexpr int kVectors = S * kOfStrip;
+
+  Blocks(const uint8_t* w, size_t strip_bytes) {
+    for (int s = 0; s < S; ++s) strip[s] = reinterpret_cast<const Block*>(w + s * strip_bytes);
   }
-}
+  void next() {
+    for (const Block*& block : strip) ++block;
+  }
+  void prefetch() const {
+    for (const Block* block : strip) V::prefetch_stream(block, sizeof(Block));
+  }
+  // Of vector v: its block, its first row and where its part of a line starts.
+  const Block& block(int v) const { return *strip[v / kOfStrip]; }
+  static constexpr int row(int v) { return v % kOfStrip * V::kLanes; }
+  const void* line(int v, int j) const { return block(v).q[j] + 4 * row(v); }
+
+  const Block* strip[S];
+};
 
 template <class Block>
 inline constexpr bool kIsInt8 =
@@ -28,57 +42,67 @@ template <class Block>
 inline constexpr bool kHasMinimum =
     std::is_same_v<Block, Int4MinBlock> || std::is_same_v<Block, Int4ScaledBlock>;
 
-// The scale of 8 rows, from row `row`, for part `part` of the block's inputs.
+// The scales of a vector of rows, from row `row`, for part `part` of the block's inputs.
 template <class V, class Block>
-static inline typename V::F block_scale(const Block* w, int part, int row) {
+static inline typename V::F block_scale(const Block& w, int part, int row) {
   if constexpr (std::is_same_v<Block, Int8ScaledBlock>) {
-    return V::mul(V::load_half(w->d + row), V::load_i8(w->scale[part] + row));
+    return V::mul(V::load_half(w.d + row), V::load_i8(w.scale[part] + row));
   } else if constexpr (std::is_same_v<Block, Int4ScaledBlock>) {
-    return V::mul(V::load_half(w->d + row), V::load_i8(w->scale + row));
+    return V::mul(V::load_half(w.d + row), V::load_i8(w.scale + row));
   } else {
-    return V::load_half(w->scale + row);
+    return V::load_half(w.scale + row);
   }
 }
 
-// acc += scales x sum: 16 rows x T tokens.
-template <class V, bool kPairs, int T, class Block, class Tile, class Sum>
-static inline void add_scaled(const Block* w, int part, const Tile* a, const Sum (&sum)[T][2],
-                              typename V::F (&acc)[T][2]) {
-  const typename V::F d0 = block_scale<V>(w, part, 0), d1 = block_scale<V>(w, part, 8);
+// acc += scales x sums: N vectors of rows x T tokens; to_float makes float32 of a vector of sums.
+template <class V, int T, int N, class Blocks, class Tile, class Sum, class ToFloat>
+static inline void add_scaled(const Blocks& w, int part, const Tile* a, const Sum (&sum)[T][N],
+                              ToFloat to_float, typename V::F (&acc)[T][N]) {
+  typename V::F d[N];
+  GLIMMER_UNROLL
+  for (int v = 0; v < N; ++v) d[v] = block_scale<V>(w.block(v), part, w.row(v));
   GLIMMER_UNROLL
   for (int t = 0; t < T; ++t) {
-    const typename V::F d = V::set(a->scale[t]);
-    acc[t][0] = V::fma(widened<V, kPairs>(sum[t][0]), V::mul(d0, d), acc[t][0]);
-    acc[t][1] = V::fma(widened<V, kPairs>(sum[t][1]), V::mul(d1, d), acc[t][1]);
-  }
-}
-
-// acc += minimum x sum of the inputs, where the block has minimums.
-template <class V, int T, class Block, class Tile>
-static inline void add_minimum(const Block* w, const Tile* a, typename V::F (&acc)[T][2]) {
-  if constexpr (std::is_same_v<Block, Int4MinBlock> || kIsScaled<Block>) {
-    typename V::F m0, m1;
-    if constexpr (kIsScaled<Block>) {
-      m0 = V::mul(V::load_half(w->dm), V::load_i8(w->minimum));
-      m1 = V::mul(V::load_half(w->dm + 8), V::load_i8(w->minimum + 8));
-    } else {
-      m0 = V::load_half(w->minimum);
-      m1 = V::load_half(w->minimum + 8);
-    }
+    const typename V::F scale = V::set(a->scale[t]);
     GLIMMER_UNROLL
-    for (int t = 0; t < T; ++t) {
-      const typename V::F s = V::set(a->scaled_sum[t]);
-      acc[t][0] = V::fma(m0, s, acc[t][0]);
-      acc[t][1] = V::fma(m1, s, acc[t][1]);
+    for (int v = 0; v < N; ++v) {
+      acc[t][v] = V::fma(to_float(sum[t][v]), V::mul(d[v], scale), acc[t][v]);
     }
   }
 }
 
-template <class V, int T>
-static inline void store_rows(const typename V::F (&acc)[T][2], float* c, size_t ldc) {
+// acc += minimum x sum of the inputs, for blocks with minimums.
+template <class V, int T, int N, class Blocks, class Tile>
+static inline void add_minimum(const Blocks& w, const Tile* a, typename V::F (&acc)[T][N]) {
+  typename V::F m[N];
+  GLIMMER_UNROLL
+  for (int v = 0; v < N; ++v) {
+    const auto& block = w.block(v);
+    if constexpr (kIsScaled<std::remove_cvref_t<decltype(block)>>) {
+      m[v] = V::mul(V::load_half(block.dm + w.row(v)), V::load_i8(block.minimum + w.row(v)));
+    } else {
+      m[v] = V::load_half(block.minimum + w.row(v));
+    }
+  }
+  GLIMMER_UNROLL
   for (int t = 0; t < T; ++t) {
-    V::store(c + t * ldc, acc[t][0]);
-    V::store(c + t * ldc + 8, acc[t][1]);
+    const typename V::F s = V::set(a->scaled_sum[t]);
+    GLIMMER_UNROLL
+    for (int v = 0; v < N; ++v) acc[t][v] = V::fma(m[v], s, acc[t][v]);
+  }
+}
+
+template <class V, int T, int N>
+static inline void clear(typename V::F (&acc)[T][N]) {
+  for (auto& row : acc) {
+    for (auto& vector : row) vector = V::zero();
+  }
+}
+
+template <class V, int T, int N>
+static inline void store_rows(const typename V::F (&acc)[T][N], float* c, size_t ldc) {
+  for (int t = 0; t < T; ++t) {
+    for (int v = 0; v < N; ++v) V::store(c + t * ldc + v * V::kLanes, acc[t][v]);
   }
 }
 

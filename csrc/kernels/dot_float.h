@@ -33,27 +33,33 @@ struct LoadBfloat {
 template <class V, class Load, int T, int S>
 static void dot_float(const uint8_t* w, size_t strip_bytes, const float* a, int k, float* c,
                       size_t ldc) {
-  typename V::F acc[S][T][2];
-  for (int s = 0; s < S; ++s) {
-    for (int t = 0; t < T; ++t) acc[s][t][0] = acc[s][t][1] = V::zero();
+  constexpr int kVectors = kStripRows / V::kLanes;
+  typename V::F acc[S][T][kVectors];
+  for (auto& strip : acc) {
+    for (auto& row : strip) {
+      for (auto& vector : row) vector = V::zero();
+    }
   }
   for (int i = 0; i < k; ++i, w += Load::kRowBytes, a += T) {
     GLIMMER_UNROLL
     for (int s = 0; s < S; ++s) {
-      const typename V::F w0 = Load::template load<V>(w + s * strip_bytes);
-      const typename V::F w1 = Load::template load<V>(w + s * strip_bytes + Load::kRowBytes / 2);
+      typename V::F weights[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        weights[v] = Load::template load<V>(w + s * strip_bytes + v * (Load::kRowBytes / kVectors));
+      }
       GLIMMER_UNROLL
       for (int t = 0; t < T; ++t) {
         const typename V::F x = V::set(a[t]);
-        acc[s][t][0] = V::fma(w0, x, acc[s][t][0]);
-        acc[s][t][1] = V::fma(w1, x, acc[s][t][1]);
+        GLIMMER_UNROLL
+        for (int v = 0; v < kVectors; ++v) acc[s][t][v] = V::fma(weights[v], x, acc[s][t][v]);
       }
     }
   }
   for (int s = 0; s < S; ++s) {
     for (int t = 0; t < T; ++t) {
-      V::store(c + t * ldc + s * kStripRows, acc[s][t][0]);
-      V::store(c + t * ldc + s * kStripRows + 8, acc[s][t][1]);
+      for (int v = 0; v < kVectors; ++v) {
+        V::store(c + t * ldc + s * kStripRows + v * V::kLanes, acc[s][t][v]);
+      }
     }
   }
 }

@@ -11,61 +11,55 @@
 
 namespace glimmer {
 
-template <class V>
-static inline typename V::I32 add_products(typename V::I32 sum, typename V::I16 w,
-                                           const int16_t* x) {
-  return V::add_i32(sum, V::multiply_i16(w, V::broadcast_i32(x)));
-}
-
-template <class V, int T, class Block>
-static void dot_wide(const Block* w, const Int16Tile<T>* a, int num_blocks, float* c, size_t ldc) {
+template <class V, class Block, int T, int S>
+static void dot_wide(const uint8_t* strips, size_t strip_bytes, const Int16Tile<T>* a,
+                     int num_blocks, float* c, size_t ldc) {
   constexpr bool kInt8 = kIsInt8<Block>;
   constexpr bool kTwoScales = std::is_same_v<Block, Int8ScaledBlock>;
-  typename V::F acc[T][2];
-  for (int t = 0; t < T; ++t) acc[t][0] = acc[t][1] = V::zero();
-  for (int b = 0; b < num_blocks; ++b, ++w, ++a) {
-    V::prefetch_stream(w, sizeof(Block));
-    typename V::I32 sum[T][2];
+  constexpr int kVectors = Blocks<V, Block, S>::kVectors;
+  using Line = typename V::I16;
+  using Sum = typename V::I32;
+  const auto to_float = [](Sum s) { return V::to_float(s); };
+  Blocks<V, Block, S> w(strips, strip_bytes);
+  typename V::F acc[T][kVectors];
+  clear<V>(acc);
+  for (int b = 0; b < num_blocks; ++b, w.next(), ++a) {
+    w.prefetch();
+    Sum sum[T][kVectors];
     for (int t = 0; t < T; ++t) {
-      sum[t][0] = kInt8 || kHasMinimum<Block> ? V::zero_i32() : V::set_i32(a->zero[t]);
-      sum[t][1] = sum[t][0];
+      for (Sum& s : sum[t]) {
+        s = kInt8 || kHasMinimum<Block> ? V::zero_i32() : V::set_i32(a->zero[t]);
+      }
     }
     GLIMMER_UNROLL
     for (int j = 0; j < (kInt8 ? 8 : 4); ++j) {
       if (kTwoScales && j == 4) {  // the first 16 inputs are done: theirs is the first scale
-        add_scaled<V, false>(w, 0, a, sum, acc);
-        for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = V::zero_i32();
+        add_scaled<V>(w, 0, a, sum, to_float, acc);
+        for (auto& row : sum) {
+          for (Sum& s : row) s = V::zero_i32();
+        }
       }
       GLIMMER_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const typename V::I16 line = V::load_i16(w->q[j] + 32 * half);
+      for (int v = 0; v < kVectors; ++v) {
+        const auto add = [&](Line even, Line odd, int first) {
+          GLIMMER_UNROLL
+          for (int t = 0; t < T; ++t) {
+            const int16_t* const x = a->q[t] + first;
+            sum[t][v] = V::add_products(sum[t][v], even, V::broadcast_i32(x));
+            sum[t][v] = V::add_products(sum[t][v], odd, V::broadcast_i32(x + 2));
+          }
+        };
+        const Line line = V::load_i16(w.line(v, j));
         if constexpr (kInt8) {
-          const typename V::I16 even = V::even_i8(line), odd = V::odd_i8(line);
-          GLIMMER_UNROLL
-          for (int t = 0; t < T; ++t) {
-            sum[t][half] = add_products<V>(sum[t][half], even, a->q[t] + 4 * j);
-            sum[t][half] = add_products<V>(sum[t][half], odd, a->q[t] + 4 * j + 2);
-          }
+          add(V::even_i8(line), V::odd_i8(line), 4 * j);
         } else {
-          const typename V::I16 even = V::template nibble<0>(line),
-                                odd = V::template nibble<2>(line);
-          GLIMMER_UNROLL
-          for (int t = 0; t < T; ++t) {
-            sum[t][half] = add_products<V>(sum[t][half], even, a->q[t] + 4 * j);
-            sum[t][half] = add_products<V>(sum[t][half], odd, a->q[t] + 4 * j + 2);
-          }
-          const typename V::I16 even16 = V::template nibble<1>(line),
-                                odd16 = V::template nibble<3>(line);
-          GLIMMER_UNROLL
-          for (int t = 0; t < T; ++t) {
-            sum[t][half] = add_products<V>(sum[t][half], even16, a->q[t] + 16 + 4 * j);
-            sum[t][half] = add_products<V>(sum[t][half], odd16, a->q[t] + 16 + 4 * j + 2);
-          }
+          add(V::template nibble<0>(line), V::template nibble<2>(line), 4 * j);
+          add(V::template nibble<1>(line), V::template nibble<3>(line), 16 + 4 * j);
         }
       }
     }
-    add_scaled<V, false>(w, kTwoScales ? 1 : 0, a, sum, acc);
-    add_minimum<V>(w, a, acc);
+    add_scaled<V>(w, kTwoScales ? 1 : 0, a, sum, to_float, acc);
+    if constexpr (kHasMinimum<Block> || kTwoScales) add_minimum<V>(w, a, acc);
   }
   store_rows<V>(acc, c, ldc);
 }

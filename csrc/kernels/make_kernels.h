@@ -21,19 +21,33 @@ namespace glimmer {
 template <class V, class Block, int T>
 static void dot_int4_strips(const uint8_t* w, size_t strip_bytes, int strips, const void* tile,
                             int k, float* c, size_t ldc) {
-  for (int s = 0; s < strips; ++s) {
-    dot_int4<V, T>(reinterpret_cast<const Block*>(w + s * strip_bytes),
-                   static_cast<const Int8Tile<T>*>(tile), k / kGroup, c + s * kStripRows, ldc);
+  const auto* const a = static_cast<const Int8Tile<T>*>(tile);
+  const auto dot = [&]<int S>(int s, std::integral_constant<int, S>) {
+    dot_int4<V, Block, T, S>(w + s * strip_bytes, strip_bytes, a, k / kGroup, c + s * kStripRows,
+                             ldc);
+  };
+  int s = 0;
+  constexpr int kAtOnce = V::strips_at_once(T);
+  if constexpr (kAtOnce > 1) {
+    for (; s + kAtOnce <= strips; s += kAtOnce) dot(s, std::integral_constant<int, kAtOnce>());
   }
+  for (; s < strips; ++s) dot(s, std::integral_constant<int, 1>());
 }
 
 template <class V, class Block, int T>
 static void dot_wide_strips(const uint8_t* w, size_t strip_bytes, int strips, const void* tile,
                             int k, float* c, size_t ldc) {
-  for (int s = 0; s < strips; ++s) {
-    dot_wide<V, T>(reinterpret_cast<const Block*>(w + s * strip_bytes),
-                   static_cast<const Int16Tile<T>*>(tile), k / kGroup, c + s * kStripRows, ldc);
+  const auto* const a = static_cast<const Int16Tile<T>*>(tile);
+  const auto dot = [&]<int S>(int s, std::integral_constant<int, S>) {
+    dot_wide<V, Block, T, S>(w + s * strip_bytes, strip_bytes, a, k / kGroup, c + s * kStripRows,
+                             ldc);
+  };
+  int s = 0;
+  constexpr int kAtOnce = V::strips_at_once(T);
+  if constexpr (kAtOnce > 1) {
+    for (; s + kAtOnce <= strips; s += kAtOnce) dot(s, std::integral_constant<int, kAtOnce>());
   }
+  for (; s < strips; ++s) dot(s, std::integral_constant<int, 1>());
 }
 
 template <class V, class Load, int T>
@@ -66,7 +80,7 @@ static void pack_float_lane(const float* x, int k, int lane, void* tile) {
   for (int i = 0; i < k; ++i) out[static_cast<size_t>(i) * T] = x[i];
 }
 
-template <class V, int... I>
+template <class V, class Wide, int... I>
 static constexpr Kernels make_kernels(std::integer_sequence<int, I...>) {
   Kernels kernels{
       .dot = {},
@@ -80,32 +94,34 @@ static constexpr Kernels make_kernels(std::integer_sequence<int, I...>) {
       .exp_shifted = exp_shifted<V>,
       .to_half = to_half<V>,
       .quantize_row = quantize_row<V>,
-      .attend_split = {attend_split<V, float>, attend_split<V, uint16_t>, attend_split<V, int8_t>},
+      .attend_split = {attend_split<Wide, float>, attend_split<Wide, uint16_t>,
+                       attend_split<Wide, int8_t>},
       .merge_split = merge_split<V>,
   };
   const auto set = [&](DType dtype, Form form, std::initializer_list<Kernels::Dot> dots) {
     std::copy(dots.begin(), dots.end(), kernels.dot[index(dtype)][index(form)]);
   };
-  set(DType::kF32, Form::kFloat, {dot_float_strips<V, LoadFloat, I + 1>...});
-  set(DType::kF16, Form::kFloat, {dot_float_strips<V, LoadHalf, I + 1>...});
-  set(DType::kBF16, Form::kFloat, {dot_float_strips<V, LoadBfloat, I + 1>...});
-  set(DType::kQ8_0, Form::kInt16, {dot_wide_strips<V, Int8Block, I + 1>...});
-  set(DType::kQ4_0, Form::kInt8, {dot_int4_strips<V, Int4Block, I + 1>...});
-  set(DType::kQ4_0, Form::kInt16, {dot_wide_strips<V, Int4Block, I + 1>...});
-  set(DType::kQ4_1, Form::kInt8, {dot_int4_strips<V, Int4MinBlock, I + 1>...});
-  set(DType::kQ4_1, Form::kInt16, {dot_wide_strips<V, Int4MinBlock, I + 1>...});
-  set(DType::kQ5_0, Form::kInt16, {dot_wide_strips<V, Int8Block, I + 1>...});
-  set(DType::kQ5_1, Form::kInt16, {dot_wide_strips<V, Int8ScaledBlock, I + 1>...});
-  set(DType::kQ4K, Form::kInt8, {dot_int4_strips<V, Int4ScaledBlock, I + 1>...});
-  set(DType::kQ4K, Form::kInt16, {dot_wide_strips<V, Int4ScaledBlock, I + 1>...});
-  set(DType::kQ5K, Form::kInt16, {dot_wide_strips<V, Int8ScaledBlock, I + 1>...});
-  set(DType::kQ6K, Form::kInt16, {dot_wide_strips<V, Int8ScaledBlock, I + 1>...});
+  set(DType::kF32, Form::kFloat, {dot_float_strips<Wide, LoadFloat, I + 1>...});
+  set(DType::kF16, Form::kFloat, {dot_float_strips<Wide, LoadHalf, I + 1>...});
+  set(DType::kBF16, Form::kFloat, {dot_float_strips<Wide, LoadBfloat, I + 1>...});
+  set(DType::kQ8_0, Form::kInt16, {dot_wide_strips<Wide, Int8Block, I + 1>...});
+  set(DType::kQ4_0, Form::kInt8, {dot_int4_strips<Wide, Int4Block, I + 1>...});
+  set(DType::kQ4_0, Form::kInt16, {dot_wide_strips<Wide, Int4Block, I + 1>...});
+  set(DType::kQ4_1, Form::kInt8, {dot_int4_strips<Wide, Int4MinBlock, I + 1>...});
+  set(DType::kQ4_1, Form::kInt16, {dot_wide_strips<Wide, Int4MinBlock, I + 1>...});
+  set(DType::kQ5_0, Form::kInt16, {dot_wide_strips<Wide, Int8Block, I + 1>...});
+  set(DType::kQ5_1, Form::kInt16, {dot_wide_strips<Wide, Int8ScaledBlock, I + 1>...});
+  set(DType::kQ4K, Form::kInt8, {dot_int4_strips<Wide, Int4ScaledBlock, I + 1>...});
+  set(DType::kQ4K, Form::kInt16, {dot_wide_strips<Wide, Int4ScaledBlock, I + 1>...});
+  set(DType::kQ5K, Form::kInt16, {dot_wide_strips<Wide, Int8ScaledBlock, I + 1>...});
+  set(DType::kQ6K, Form::kInt16, {dot_wide_strips<Wide, Int8ScaledBlock, I + 1>...});
   return kernels;
 }
 
-template <class V>
+// V is the vector of eight for elementwise work, Wide the one of products and attention.
+template <class V, class Wide = V>
 static constexpr Kernels make_kernels() {
-  return make_kernels<V>(std::make_integer_sequence<int, kMaxTile>());
+  return make_kernels<V, Wide>(std::make_integer_sequence<int, kMaxTile>());
 }
 
 }  // namespace glimmer

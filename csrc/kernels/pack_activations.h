@@ -50,8 +50,9 @@ static void pack_int8(const float* x, int num_blocks, int lane, Int8Tile<T>* til
     }
     tile->scale[lane] = scale;
     tile->scaled_sum[lane] = scale * static_cast<float>(sum[0] + sum[1]);
-    tile->zero[lane][0] = static_cast<int16_t>(-8 * sum[0]);
-    tile->zero[lane][1] = static_cast<int16_t>(-8 * sum[1]);
+    tile->zero_pair[lane][0] = static_cast<int16_t>(-8 * sum[0]);
+    tile->zero_pair[lane][1] = static_cast<int16_t>(-8 * sum[1]);
+    tile->zero[lane] = -8 * (sum[0] + sum[1]);
   }
 }
 

@@ -58,8 +58,10 @@ struct Int8Tile {
   int8_t q[T][32];
   float scale[T];
   float scaled_sum[T];  // scale * sum of q: what a weight's minimum is multiplied with
-  int16_t zero[T]
-              [2];  // -8 * sums of q at (0,1 mod 4) and (2,3 mod 4): int16 sums of q4_0 start here
+  // Where the sums of weights that stand for eight less start: -8 * the sums of q at (0,1 mod 4)
+  // and (2,3 mod 4), for sums in int16, and of all q, for those in int32.
+  int16_t zero_pair[T][2];
+  int32_t zero[T];
 };
 
 // 32 inputs of T tokens as int16: for int8 weights, and for int4 weights where accuracy comes
