@@ -7,6 +7,7 @@ namespace glimmer {
 const Kernels& scalar_kernels();
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
+const Kernels& avxvnni_kernels();
 const Kernels& avx512vnni_kernels();
 #endif
 
@@ -17,6 +18,7 @@ const std::vector<InstructionSet>& instruction_sets() {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
         __builtin_cpu_supports("f16c")) {
       found.push_back({"avx2", &avx2_kernels()});
+      if (__builtin_cpu_supports("avxvnni")) found.push_back({"avxvnni", &avxvnni_kernels()});
       if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
           __builtin_cpu_supports("avx512vnni")) {

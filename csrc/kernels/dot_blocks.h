@@ -54,10 +54,10 @@ static inline typename V::F block_scale(const Block& w, int part, int row) {
   }
 }
 
-// acc += scales x sums: N vectors of rows x T tokens; to_float makes float32 of a vector of sums.
-template <class V, int T, int N, class Blocks, class Tile, class Sum, class ToFloat>
+// acc += scales x sums: N vectors of rows x T tokens; kToFloat makes float32 of a vector of sums.
+template <class V, auto kToFloat, int T, int N, class Blocks, class Tile, class Sum>
 static inline void add_scaled(const Blocks& w, int part, const Tile* a, const Sum (&sum)[T][N],
-                              ToFloat to_float, typename V::F (&acc)[T][N]) {
+                              typename V::F (&acc)[T][N]) {
   typename V::F d[N];
   GLIMMER_UNROLL
   for (int v = 0; v < N; ++v) d[v] = block_scale<V>(w.block(v), part, w.row(v));
@@ -66,7 +66,7 @@ static inline void add_scaled(const Blocks& w, int part, const Tile* a, const Su
     const typename V::F scale = V::set(a->scale[t]);
     GLIMMER_UNROLL
     for (int v = 0; v < N; ++v) {
-      acc[t][v] = V::fma(to_float(sum[t][v]), V::mul(d[v], scale), acc[t][v]);
+      acc[t][v] = V::fma(kToFloat(sum[t][v]), V::mul(d[v], scale), acc[t][v]);
     }
   }
 }

@@ -44,7 +44,7 @@ static void dot_int4(const uint8_t* strips, size_t strip_bytes, const Int8Tile<T
       for (int v = 0; v < kVectors; ++v) nibbles[v] = V::high_nibbles(line[v]);
       add(16 + 4 * j);
     }
-    add_scaled<V>(w, 0, a, sum, [](Sum s) { return V::int4_to_float(s); }, acc);
+    add_scaled<V, V::int4_to_float>(w, 0, a, sum, acc);
     if constexpr (kHasMinimum<Block>) add_minimum<V>(w, a, acc);
   }
   store_rows<V>(acc, c, ldc);

@@ -19,7 +19,6 @@ static void dot_wide(const uint8_t* strips, size_t strip_bytes, const Int16Tile<
   constexpr int kVectors = Blocks<V, Block, S>::kVectors;
   using Line = typename V::I16;
   using Sum = typename V::I32;
-  const auto to_float = [](Sum s) { return V::to_float(s); };
   Blocks<V, Block, S> w(strips, strip_bytes);
   typename V::F acc[T][kVectors];
   clear<V>(acc);
@@ -34,7 +33,7 @@ static void dot_wide(const uint8_t* strips, size_t strip_bytes, const Int16Tile<
     GLIMMER_UNROLL
     for (int j = 0; j < (kInt8 ? 8 : 4); ++j) {
       if (kTwoScales && j == 4) {  // the first 16 inputs are done: theirs is the first scale
-        add_scaled<V>(w, 0, a, sum, to_float, acc);
+        add_scaled<V, V::to_float>(w, 0, a, sum, acc);
         for (auto& row : sum) {
           for (Sum& s : row) s = V::zero_i32();
         }
@@ -58,7 +57,7 @@ static void dot_wide(const uint8_t* strips, size_t strip_bytes, const Int16Tile<
         }
       }
     }
-    add_scaled<V>(w, kTwoScales ? 1 : 0, a, sum, to_float, acc);
+    add_scaled<V, V::to_float>(w, kTwoScales ? 1 : 0, a, sum, acc);
     if constexpr (kHasMinimum<Block> || kTwoScales) add_minimum<V>(w, a, acc);
   }
   store_rows<V>(acc, c, ldc);
