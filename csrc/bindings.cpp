@@ -228,7 +228,7 @@ NB_MODULE(_core, m) {
                     Vector<int32_t>, Tables, Vector<int32_t>>());
 
   nb::class_<Decoder>(m, "Decoder")
-      .def(nb::init<const Architecture&, int, const std::string&, Form>())
+      .def(nb::init<const Architecture&, int, const std::string&, Form, const std::vector<int>&>())
       .def_prop_ro("isa", [](const Decoder& d) { return d.isa().name; })
       .def_prop_ro("num_threads", [](Decoder& d) { return d.pool().num_threads(); })
       .def_prop_ro("packed_bytes", [](Decoder& d) { return d.weights().packed_bytes(); })

@@ -294,10 +294,10 @@ struct Decoder::Step {
 };
 
 Decoder::Decoder(const Architecture& architecture, int num_threads, std::string_view isa,
-                 Form int4_inputs)
+                 Form int4_inputs, const std::vector<int>& cpus)
     : architecture_((architecture.check(), architecture)),
       isa_(find_instruction_set(isa)),
-      pool_(num_threads),
+      pool_(num_threads, cpus),
       weights_(architecture_, int4_inputs),
       step_(std::make_unique<Step>(*this, num_threads)) {}
 

@@ -18,8 +18,9 @@ namespace glimmer {
 class Decoder {
  public:
   // Throws Error: a choice that is not built, an unknown instruction set.
-  Decoder(const Architecture& architecture, int num_threads, std::string_view isa,
-          Form int4_inputs);
+  // `cpus` is as for ThreadPool.
+  Decoder(const Architecture& architecture, int num_threads, std::string_view isa, Form int4_inputs,
+          const std::vector<int>& cpus = {});
   ~Decoder();
 
   const Architecture& architecture() const { return architecture_; }

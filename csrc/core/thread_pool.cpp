@@ -1,5 +1,9 @@
 #include "core/thread_pool.h"
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
@@ -20,10 +24,25 @@ inline void pause() {
 #endif
 }
 
+// A wish: where the system refuses, the thread runs anywhere.
+void pin(std::thread& thread, int cpu) {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  pthread_setaffinity_np(thread.native_handle(), sizeof(set), &set);
+#else
+  (void)thread, (void)cpu;
+#endif
+}
+
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
-  for (int i = 1; i < num_threads_; ++i) threads_.emplace_back([this, i] { work(i); });
+ThreadPool::ThreadPool(int num_threads, const std::vector<int>& cpus) : num_threads_(num_threads) {
+  for (int i = 1; i < num_threads_; ++i) {
+    threads_.emplace_back([this, i] { work(i); });
+    if (i < static_cast<int>(cpus.size())) pin(threads_.back(), cpus[i]);
+  }
 }
 
 ThreadPool::~ThreadPool() {

@@ -12,7 +12,9 @@ namespace glimmer {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int num_threads);
+  // `cpus`, where given, are those on which the threads stay: the number i on cpus[i]. The caller,
+  // number 0, goes where it likes: it belongs to the program.
+  explicit ThreadPool(int num_threads, const std::vector<int>& cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -71,7 +71,13 @@ def examine_machine() -> list[Finding]:
         )
         if not os.access(existing, os.W_OK):
             findings.append(Finding("error", name, f"{existing} cannot be written"))
-    for variable in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "MODELSCOPE_ENDPOINT", "GLIMMER_ISA"):
+    for variable in (
+        "HF_ENDPOINT",
+        "HF_HUB_OFFLINE",
+        "MODELSCOPE_ENDPOINT",
+        "GLIMMER_ISA",
+        "GLIMMER_PIN",
+    ):
         if value := os.environ.get(variable):
             findings.append(Finding("note", variable, value))
     return findings

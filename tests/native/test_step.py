@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from glimmer.errors import (
     UnsupportedTensorTypeError,
 )
 from glimmer.native import KVCache, NativeModel, StepInput, check_architecture
+from glimmer.native.cpu import cpu_of_each_core
 from glimmer.quantization import quantize
 from tests.support.compare import ISAS, check_batch
 from tests.support.reference import forward
@@ -316,6 +319,25 @@ def test_instruction_sets_are_forced_by_name(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("GLIMMER_ISA", "avx9000")
     with pytest.raises(UnknownInstructionSetError, match=r"avx9000.*scalar"):
         NativeModel(architecture)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads cannot be looked at")
+def test_pinned_threads_stay_on_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = cpu_of_each_core()
+    if len(cores) < 2:
+        pytest.skip("one core")
+
+    def pinned() -> list[set[int]]:
+        found = [os.sched_getaffinity(int(task.name)) for task in Path("/proc/self/task").iterdir()]
+        return [cpus for cpus in found if cpus == {cores[1]}]
+
+    architecture = random_architecture(seeded(0))
+    free = NativeModel(architecture, num_threads=2)
+    assert not pinned()
+    monkeypatch.setenv("GLIMMER_PIN", "1")
+    fixed = NativeModel(architecture, num_threads=2)
+    assert len(pinned()) == 1
+    del free, fixed
 
 
 def test_threads_and_blocks_have_limits() -> None:

@@ -13,14 +13,19 @@ def physical_cores() -> int:
     Two hardware threads of one core share its multipliers, so a second one slows a matrix product
     down. A container's CPU quota counts too.
     """
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    if allowed is None:
-        return max(1, (os.cpu_count() or 2) // 2)
-    cores = set()
-    for cpu in allowed:
+    return max(1, min(len(cpu_of_each_core()) or (os.cpu_count() or 2) // 2, _quota_cores()))
+
+
+def cpu_of_each_core() -> list[int]:
+    """One CPU number of each physical core that this process may use, in order, so that neighbours
+    are of one NUMA node; empty where the system does not say."""
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    cores: dict[str, int] = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        cores.add(siblings.read_text() if siblings.exists() else str(cpu))
-    return max(1, min(len(cores), _quota_cores()))
+        cores.setdefault(siblings.read_text() if siblings.exists() else str(cpu), cpu)
+    return list(cores.values())
 
 
 def _quota_cores() -> int:

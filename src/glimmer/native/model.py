@@ -13,7 +13,7 @@ import numpy.typing as npt
 from glimmer.architecture import Architecture, Experts
 from glimmer.errors import InvalidParameterError, UnsupportedArchitectureError
 from glimmer.native import _core
-from glimmer.native.cpu import physical_cores
+from glimmer.native.cpu import cpu_of_each_core, physical_cores
 
 BLOCK_SIZE: int = _core.BLOCK_SIZE
 """Tokens per block of the KV cache."""
@@ -232,6 +232,9 @@ class NativeModel:
     Load every weight of ``architecture.weight_shapes()``, call ``finish``, then ``step``. Steps and
     loads from several Python threads take turns; the GIL is released while they run.
 
+    With GLIMMER_PIN=1 each thread but the caller's stays on a core of its own: for a machine that
+    serves one model and nothing else.
+
     ``activations`` is the form in which int4 weights meet their inputs: "int8" is the fastest,
     "int16" has no rounding to speak of. int8 weights always meet int16.
 
@@ -259,6 +262,7 @@ class NativeModel:
             num_threads,
             instruction_set(isa),
             getattr(_core.Form, activations),
+            cpu_of_each_core()[:num_threads] if os.environ.get("GLIMMER_PIN") == "1" else [],
         )
         self._finished = False
 
