@@ -76,7 +76,7 @@ struct Decoder::Step {
   // What every thread runs.
   void work(int t) {
     embed(t);
-    team.barrier();
+    team.barrier(t);
     keep_hidden(t, 0);
     Rows rows{input->num_tokens, nullptr};
     for (int n = 0; n < a.num_layers; ++n) {
@@ -96,7 +96,7 @@ struct Decoder::Step {
     const Part head[] = {{&d.weights_.head(), 0}};
     const PackedRows last = pack_normed(t, head, rows, d.weights_.final_norm);
     products.multiply(t, head, last, {logits, static_cast<size_t>(a.vocab_size)});
-    team.barrier();
+    team.barrier(t);
     if (input->sampling) sample(t);
   }
 
@@ -129,14 +129,14 @@ struct Decoder::Step {
     const Part parts[] = {{&layer.q, 0}, {&layer.k, q}, {&layer.v, q + kv}};
     const PackedRows normed = pack_normed(t, parts, {input->num_tokens, nullptr}, layer.attn_norm);
     products.multiply(t, parts, normed, {qkv.data(), static_cast<size_t>(qkv_width)});
-    team.barrier();
+    team.barrier(t);
     rotate_and_append(t, n);
-    team.barrier();
+    team.barrier(t);
     std::atomic<int>& next = team.counter(t);
     for (int item; (item = next.fetch_add(1, std::memory_order_relaxed)) < attention.num_items();) {
       attention.run(t, item, *cache, n, qkv.data(), qkv_width, attended.data());
     }
-    team.barrier();
+    team.barrier(t);
   }
 
   // Turns the queries in place and puts keys and values into the cache.
@@ -177,7 +177,7 @@ struct Decoder::Step {
     const MlpParts parts(a.mlp, layer.mlp, width);
     const PackedRows normed = pack_normed(t, parts.inner(), rows, layer.mlp_norm);
     products.multiply(t, parts.inner(), normed, {inner.data(), static_cast<size_t>(columns)});
-    team.barrier();
+    team.barrier(t);
     const PackedRows activated =
         products.pack(t, parts.down(), rows.count, width, [&](int i, float* out) {
           activate(kernels, a.mlp, &inner[at_row(i, columns)], width, out);
@@ -192,10 +192,10 @@ struct Decoder::Step {
     for (int i = first; i < last; ++i) {
       norm(layer.mlp_norm, &x[at_row(rows.token(i), h)], &normed[at_row(i, h)]);
     }
-    team.barrier();
+    team.barrier(t);
     experts->run(t, *layer.experts, normed.data(), rows.count, results.data());
     add_results(t, rows, layer.mlp_norm, layer.mlp_post_norm);
-    team.barrier();
+    team.barrier(t);
   }
 
   void norm(const NormWeights& weights, const float* from, float* to) const {
@@ -225,10 +225,10 @@ struct Decoder::Step {
       products.multiply(t, parts, inputs, {x.data(), h, rows.chosen, true});
     } else {
       products.multiply(t, parts, inputs, {results.data(), h});
-      team.barrier();
+      team.barrier(t);
       add_results(t, rows, before, after);
     }
-    team.barrier();
+    team.barrier(t);
   }
 
   // The same for this thread's share of rows that lie in `results`.

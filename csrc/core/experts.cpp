@@ -76,25 +76,25 @@ void ExpertMlp::run(int thread, const ExpertWeights& weights, const float* input
       thread, router, rows, h, [&](int i, float*) { return inputs + static_cast<size_t>(i) * h; });
   products_.multiply(thread, router, packed,
                      {router_logits_.data(), static_cast<size_t>(e_.num_experts)});
-  team_.barrier();
+  team_.barrier(thread);
   const auto [first, last] = team_.share(thread, rows);
   for (int row = first; row < last; ++row) route(threads_[thread], weights, row);
-  team_.barrier();
+  team_.barrier(thread);
   if (thread == 0) make_groups(weights, rows);
-  team_.barrier();
+  team_.barrier(thread);
   pack(thread, inner_product_, [&](const Group&, int pair, float*) {
     return inputs + static_cast<size_t>(row_of_[pair]) * h;
   });
-  team_.barrier();
+  team_.barrier(thread);
   multiply(thread, inner_product_, inner_.data(), inner_width_);
-  team_.barrier();
+  team_.barrier(thread);
   pack(thread, down_product_, [&](const Group& group, int pair, float* row) {
     activate(kernels_, a_.mlp, &inner_[pair * inner_width_], group.width, row);
     return row;
   });
-  team_.barrier();
+  team_.barrier(thread);
   multiply(thread, down_product_, results_.data(), h);
-  team_.barrier();
+  team_.barrier(thread);
   for (int row = first; row < last; ++row) {
     combine(row, rows, out + static_cast<size_t>(row) * h);
   }

@@ -59,7 +59,7 @@ class Products {
     // Whole tiles: two threads never write to one.
     const auto [first, last] = team_.share(thread, num_tiles(rows));
     for (int i = first * kMaxTile; i < std::min(last * kMaxTile, rows); ++i) pack_row(shared_, i);
-    team_.barrier();
+    team_.barrier(thread);
     return {&shared_, 0, k, rows};
   }
 

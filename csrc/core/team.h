@@ -23,7 +23,7 @@ class Team {
   }
 
   int size() const { return static_cast<int>(members_.size()); }
-  void barrier() { pool_.barrier(); }
+  void barrier(int thread) { pool_.barrier(thread); }
 
   // The work already taken in a thread's next counted phase. Every thread asks once per phase.
   std::atomic<int>& counter(int thread) { return counters_[members_[thread].next_counter++]; }

@@ -1,5 +1,7 @@
 #include "core/thread_pool.h"
 
+#include <algorithm>
+
 #if defined(__linux__)
 #include <pthread.h>
 #include <sched.h>
@@ -38,7 +40,8 @@ void pin(std::thread& thread, int cpu) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads, const std::vector<int>& cpus) : num_threads_(num_threads) {
+ThreadPool::ThreadPool(int num_threads, const std::vector<int>& cpus)
+    : num_threads_(num_threads), arrived_((num_threads + kGroupThreads - 1) / kGroupThreads) {
   for (int i = 1; i < num_threads_; ++i) {
     threads_.emplace_back([this, i] { work(i); });
     if (i < static_cast<int>(cpus.size())) pin(threads_.back(), cpus[i]);
@@ -59,7 +62,7 @@ void ThreadPool::run(const std::function<void(int)>& task) {
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   task(0);
-  barrier();
+  barrier(0);
 }
 
 void ThreadPool::work(int thread) {
@@ -76,14 +79,22 @@ void ThreadPool::work(int thread) {
     ++seen;
     if (stopping_) return;
     (*task_)(thread);
-    barrier();
+    barrier(thread);
   }
 }
 
-void ThreadPool::barrier() {
+bool ThreadPool::arrive(Arrivals& arrivals, int all) {
+  if (arrivals.count.fetch_add(1, std::memory_order_acq_rel) + 1 < all) return false;
+  arrivals.count.store(0, std::memory_order_relaxed);
+  return true;
+}
+
+void ThreadPool::barrier(int thread) {
   const uint32_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(num_threads_)) {
-    arrived_.store(0, std::memory_order_relaxed);
+  const int group = thread / kGroupThreads, num_groups = static_cast<int>(arrived_.size());
+  const int members = std::min(kGroupThreads, num_threads_ - group * kGroupThreads);
+  if (arrive(arrived_[group], members) &&
+      (num_groups == 1 || arrive(groups_arrived_, num_groups))) {
     phase_.store(phase + 1, std::memory_order_release);
     return;
   }

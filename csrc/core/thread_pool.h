@@ -26,7 +26,7 @@ class ThreadPool {
   void run(const std::function<void(int)>& task);
 
   // Inside a task: waits until every thread of the team has come here.
-  void barrier();
+  void barrier(int thread);
 
  private:
   void work(int thread);
@@ -35,10 +35,20 @@ class ThreadPool {
   std::mutex running_;
   const std::function<void(int)>* task_ = nullptr;
   bool stopping_ = false;
-  // Each on its own cache line: all threads hammer them.
+  // Each on its own cache line: all threads hammer them. Threads arrive at a barrier in groups, and
+  // the last of each group at that of the groups: a line that every core of a large machine adds to
+  // would be handed around one by one.
+  static constexpr int kGroupThreads = 8;
+  struct alignas(64) Arrivals {
+    std::atomic<int> count{0};
+  };
+  // Whether this was the last of `all`; then it starts anew.
+  static bool arrive(Arrivals& arrivals, int all);
+
   alignas(64) std::atomic<uint32_t> generation_{0};
-  alignas(64) std::atomic<uint32_t> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
+  Arrivals groups_arrived_;
+  std::vector<Arrivals> arrived_;  // of each group
   std::vector<std::thread> threads_;
 };
 

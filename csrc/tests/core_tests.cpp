@@ -516,6 +516,23 @@ void test_callers() {
   for (std::thread& t : callers) t.join();
 }
 
+// No thread leaves a barrier before all have come to it: in one group of them and in several.
+void test_barrier() {
+  for (const int threads : {1, 2, 8, 9, 19}) {
+    ThreadPool pool(threads);
+    std::atomic<int> arrived{0}, early{0};
+    pool.run([&](int thread) {
+      for (int phase = 1; phase <= 50; ++phase) {
+        arrived.fetch_add(1);
+        pool.barrier(thread);
+        if (arrived.load() < phase * threads) early.fetch_add(1);
+        pool.barrier(thread);
+      }
+    });
+    expect(early == 0 && arrived == 50 * threads, "barrier of " + std::to_string(threads));
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -527,6 +544,7 @@ int main() {
   test_sampling();
   test_errors();
   test_callers();
+  test_barrier();
   std::printf(failures ? "%d checks failed\n" : "all core tests passed\n", failures);
   return failures ? 1 : 0;
 }
