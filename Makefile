@@ -83,7 +83,7 @@ bench: $(STAMPS)/bench $(STAMPS)/demo ## Measure speed and memory on this machin
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: $(STAMPS)/bench ## Measure beside llama.cpp and ik_llama.cpp on larger files (an hour)
+bench-peers: $(STAMPS)/bench $(STAMPS)/demo ## Measure the project's bars beside other engines (an hour)
 	$(BIN)/python -m benchmarks.peer_table $(ARGS)
 
 .PHONY: bench-kernels

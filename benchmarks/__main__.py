@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,13 +25,16 @@ from benchmarks import (
     startup,
 )
 from benchmarks.machine import describe_machine, find_peer
+from benchmarks.model_files import model_files
 from benchmarks.results import Results
 from glimmer.catalogue import find_file
-from glimmer.checkpoints import open_checkpoint
 from glimmer.errors import GlimmerError
 from glimmer.native.cpu import physical_cores
 
-SECTIONS = ("prefill", "decode", "startup", "memory", "accuracy", "batches", "engine", "server")
+SECTIONS = (
+    "prefill", "decode", "startup", "memory", "accuracy", "perplexity", "batches", "engine",
+    "server",
+)  # fmt: skip
 Progress = Callable[[str], None]
 
 
@@ -61,22 +62,32 @@ def run(args: argparse.Namespace, progress: Progress) -> Results:
     peer = find_peer(model, args.threads)
     with_peer = peer.version is not None
 
+    engines = {name: c for name, c in speed.DEMO_ENGINES.items() if with_peer or not c.is_peer}
     speeds: list[speed.Speed] = []
-    if tasks := [task for task in ("prefill", "decode") if task in args.only]:
-        with _speed_files(model, args.threads, with_peer, progress) as files:
-            speeds = [
-                speed.measure(
-                    task,
-                    file,
-                    path,
-                    with_peer=with_peer,
-                    num_threads=args.threads,
-                    num_rounds=args.rounds,
-                    progress=progress,
-                )
-                for task in tasks
-                for file, path in files.items()
-            ]
+    perplexity: list[accuracy.Perplexity] = []
+    with ExitStack() as stack:
+        files: Mapping[str, str] = {}
+        if set(args.only) & {"prefill", "decode", "perplexity"}:
+            made = model_files(model, args.threads, with_peer, progress)
+            files = stack.enter_context(made)
+        for task in ("prefill", "decode"):
+            if task in args.only:
+                speeds += [
+                    speed.measure(
+                        task,
+                        file,
+                        path,
+                        engines,
+                        num_threads=args.threads,
+                        num_rounds=args.rounds,
+                        progress=progress,
+                    )
+                    for file, path in files.items()
+                ]
+        if "perplexity" in args.only:
+            perplexity += accuracy.measure_perplexity(
+                files, with_peer=with_peer, num_threads=args.threads, progress=progress
+            )
     return Results(
         machine=describe_machine(args.threads),
         peer=peer,
@@ -99,6 +110,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Results:
         )
         if "accuracy" in args.only
         else {},
+        perplexity=perplexity,
         batches=batches.measure(num_threads=args.threads, num_rounds=args.rounds, progress=progress)
         if "batches" in args.only
         else None,
@@ -113,25 +125,6 @@ def run(args: argparse.Namespace, progress: Progress) -> Results:
         if "server" in args.only
         else None,
     )
-
-
-@contextmanager
-def _speed_files(
-    model: str, num_threads: int, with_peer: bool, progress: Progress
-) -> Iterator[dict[str, str]]:
-    """The model's file, and the same as Q4_0, the 4-bit type that llama.cpp is fastest at."""
-    with open_checkpoint(Path(model)) as checkpoint:
-        stored = Counter(tensor.dtype for tensor in checkpoint.tensors.values())
-    dtype = stored.most_common(1)[0][0]
-    files = {f"the {dtype} file": model}
-    with tempfile.TemporaryDirectory() as folder:
-        if with_peer and dtype != "q4_0":
-            progress("Making a Q4_0 file")
-            path = str(Path(folder) / "q4_0.gguf")
-            arguments = ("--model", model, "--threads", str(num_threads), "--output", path)
-            child.run("peers.llama_cpp", "requantize", *arguments)
-            files["made q4_0"] = path
-        yield files
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from benchmarks import workload
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,10 +22,22 @@ class ChildFailedError(Exception):
     """The process ended with an error; the message says how."""
 
 
-def run(module: str, *args: str) -> dict[str, Any]:
-    """The object that ``python -m benchmarks.<module> args`` prints as its last line."""
+def run(
+    module: str, *args: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The object that ``python -m benchmarks.<module> args`` prints as its last line.
+
+    ``environment`` is added to this process's own.
+    """
     command = [sys.executable, "-m", f"benchmarks.{module}", *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
     if done.returncode != 0:
         raise ChildFailedError(f"{module}: {describe_failure(done.returncode, done.stderr)}")
     result = json.loads(done.stdout.splitlines()[-1])
@@ -42,4 +59,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--repeats", type=int, default=workload.REPEATS)
     return parser
+
+
+def numbers(text: str) -> list[int]:
+    """An argument of whole numbers with commas between."""
+    return [int(number) for number in text.split(",")]

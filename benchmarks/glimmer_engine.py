@@ -6,14 +6,13 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from typing import Any
 
 import glimmer
 from benchmarks import child, workload
 from glimmer import LLM, SamplingParams
 from glimmer.engine import Engine, Request
 from glimmer.loader import LoadedModel
-from glimmer.native import KVCache
+from glimmer.native import KVCache, StepInput, StepResult
 
 PREFIX_TOKENS, QUESTION_TOKENS = 2000, 16
 NUM_SEQUENCES, NUM_STEPS = 32, 60
@@ -48,23 +47,41 @@ def prefix_times(llm: LLM, seed: int) -> dict[str, float]:
     }
 
 
+def decoding_engine(model: LoadedModel, num_sequences: int, params: SamplingParams) -> Engine:
+    """An engine whose sequences have read their prompts, of ``BATCH_PROMPT_TOKENS``."""
+    cache = KVCache(model.native, 16 * num_sequences)
+    engine = Engine(model.native, cache, max_num_seqs=num_sequences, max_model_len=512)
+    for number in range(num_sequences):
+        vocab_size = model.architecture.vocab_size
+        prompt = workload.random_ids(workload.BATCH_PROMPT_TOKENS, vocab_size, number)
+        engine.add_request(Request(number, tuple(prompt), params, frozenset(), number))
+    while len(engine.step()) < num_sequences:
+        pass
+    return engine
+
+
+def decode_tokens_per_s(model: LoadedModel, num_sequences: int) -> float:
+    """Of so many sequences together, prompts left out."""
+    params = SamplingParams(temperature=0, max_new_tokens=300, ignore_eos=True, speculation=False)
+    engine = decoding_engine(model, num_sequences, params)
+    start = time.perf_counter()
+    for _ in range(NUM_STEPS):
+        engine.step()
+    return NUM_STEPS * num_sequences / (time.perf_counter() - start)
+
+
 def overhead(model: LoadedModel) -> float:
     """The share of a step that is not the core's: scheduling, arrays, taking the tokens."""
     native, step, seconds = model.native, model.native.step, [0.0]
 
-    def timed(cache: KVCache, given: Any) -> Any:
+    def timed(cache: KVCache, given: StepInput) -> StepResult:
         start = time.perf_counter()
         result = step(cache, given)
         seconds[0] += time.perf_counter() - start
         return result
 
-    engine = Engine(native, KVCache(native, 512), max_num_seqs=NUM_SEQUENCES, max_model_len=512)
     params = SamplingParams(temperature=0.8, max_new_tokens=300, ignore_eos=True)
-    for number in range(NUM_SEQUENCES):
-        prompt = workload.random_ids(128, model.architecture.vocab_size, number)
-        engine.add_request(Request(number, tuple(prompt), params, frozenset(), number))
-    while len(engine.step()) < NUM_SEQUENCES:
-        pass  # until all prompts are read
+    engine = decoding_engine(model, NUM_SEQUENCES, params)
     native.step = timed  # type: ignore[method-assign]
     start = time.perf_counter()
     for _ in range(NUM_STEPS):

@@ -7,6 +7,7 @@ import time
 
 import glimmer
 from benchmarks import child, workload
+from benchmarks.glimmer_engine import decode_tokens_per_s
 from benchmarks.process_memory import peak_bytes, resident_bytes
 from glimmer import LLM, RequestOutput, SamplingParams
 from glimmer.native import BLOCK_SIZE, kv_block_bytes
@@ -27,12 +28,6 @@ def _decode(llm: LLM, seed: int) -> float:
     # The first token comes out of the prompt's own step.
     output = _generate(llm, workload.PROMPT_TOKENS, workload.DECODE_TOKENS + 1, seed)
     return workload.DECODE_TOKENS / (output.timing.total_s - output.timing.time_to_first_token_s)
-
-
-def _context(llm: LLM, context: int) -> float:
-    output = _generate(llm, context, workload.CONTEXT_DECODE_TOKENS + 1, seed=1)
-    timing = output.timing
-    return workload.CONTEXT_DECODE_TOKENS / (timing.total_s - timing.time_to_first_token_s)
 
 
 def _memory(llm: LLM) -> dict[str, object]:
@@ -62,8 +57,7 @@ class BatchedLLM:
 
 def main() -> None:
     parser = child.parser(__doc__)
-    parser.add_argument("task", choices=["prefill", "decode", "context", "memory", "batches"])
-    parser.add_argument("--context", type=int, default=workload.CONTEXT_TOKENS)
+    parser.add_argument("task", choices=["prefill", "decode", "memory", "batches"])
     parser.add_argument("--activations", choices=["auto", "int8", "int16"], default="auto")
     args = parser.parse_args()
     imported = resident_bytes()
@@ -78,13 +72,18 @@ def main() -> None:
     result: dict[str, object] = {}
     match args.task:
         case "prefill":
-            result["tokens_per_s"] = workload.median_of_repeats(lambda seed: _prefill(llm, seed))
+            result["tokens_per_s"] = workload.median_of_repeats(
+                lambda seed: _prefill(llm, seed), args.repeats
+            )
         case "decode":
-            result["tokens_per_s"] = workload.median_of_repeats(lambda seed: _decode(llm, seed))
-        case "context":
-            result["tokens_per_s"] = _context(llm, args.context)
+            result["tokens_per_s"] = workload.median_of_repeats(
+                lambda seed: _decode(llm, seed), args.repeats
+            )
         case "batches":
             result["tokens_per_s"] = workload.batch_tokens_per_s(BatchedLLM(llm))
+            result["decode_tokens_per_s"] = {
+                size: decode_tokens_per_s(model, size) for size in workload.BATCH_SIZES
+            }
         case "memory":
             loaded = resident_bytes()
             result |= {"load_s": load_s, "imported": imported, "loaded": loaded}

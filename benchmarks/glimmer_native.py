@@ -14,8 +14,8 @@ from glimmer.native import BLOCK_SIZE, KVCache, SamplingInput, StepInput
 
 
 class NativeEngine:
-    def __init__(self, model: LoadedModel) -> None:
-        num_blocks = -(-workload.CONTEXT_TOKENS // BLOCK_SIZE)
+    def __init__(self, model: LoadedModel, room: int = workload.ROOM_TOKENS) -> None:
+        num_blocks = -(-room // BLOCK_SIZE)
         self._native = model.native
         self._cache = KVCache(model.native, num_blocks, model.default_kv_dtype)
         self._block_table = np.arange(num_blocks, dtype=np.int32)[None]
@@ -25,6 +25,13 @@ class NativeEngine:
 
     def clear(self) -> None:
         self._length = 0
+
+    def extend(self, length: int) -> None:
+        """See ``workload.ContextEngine``."""
+        num_read = workload.CONTEXT_PROMPT_TOKENS // BLOCK_SIZE
+        for block in range(num_read, length // BLOCK_SIZE):
+            self._cache.copy_block(block % num_read, block)
+        self._length = length
 
     def forward(self, token_ids: list[int]) -> int:
         self._length += len(token_ids)
@@ -77,8 +84,9 @@ def _save_reference(path: Path, model: LoadedModel) -> None:
 
 def main() -> None:
     parser = child.parser(__doc__)
-    parser.add_argument("task", choices=["prefill", "decode", "reference", "accuracy"])
+    parser.add_argument("task", choices=["prefill", "decode", "context", "reference", "accuracy"])
     parser.add_argument("--activations", choices=["auto", "int8", "int16"], default="auto")
+    parser.add_argument("--contexts", type=child.numbers, default=[])
     parser.add_argument("--reference", type=Path)
     args = parser.parse_args()
     model = glimmer.load(
@@ -90,9 +98,16 @@ def main() -> None:
     result: dict[str, object] = {}
     match args.task:
         case "prefill":
-            result["tokens_per_s"] = workload.prefill_tokens_per_s(NativeEngine(model))
+            result["tokens_per_s"] = workload.prefill_tokens_per_s(
+                NativeEngine(model), args.repeats
+            )
         case "decode":
-            result["tokens_per_s"] = workload.decode_tokens_per_s(NativeEngine(model))
+            engine = NativeEngine(model)
+            result["tokens_per_s"] = workload.decode_tokens_per_s(engine, args.repeats)
+        case "context":
+            room = max(args.contexts) + 2 * workload.CONTEXT_DECODE_TOKENS
+            engine = NativeEngine(model, room)
+            result["tokens_per_s"] = workload.context_tokens_per_s(engine, args.contexts)
         case "reference":
             _save_reference(args.reference, model)
         case "accuracy":

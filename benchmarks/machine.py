@@ -72,6 +72,11 @@ def find_peer(model: str, num_threads: int) -> Peer:
     return Peer(found["version"], features)
 
 
+def is_quiet(foreign_load: float | None) -> bool:
+    """Whether a comparison says something; so it is assumed where the load is not known."""
+    return (foreign_load or 0) <= MAX_FOREIGN_LOAD
+
+
 class ForeignLoad:
     """Share of the processors that went to others than this program's children, since made."""
 

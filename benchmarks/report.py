@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from benchmarks import workload
-from benchmarks.accuracy import Accuracy
+from benchmarks.accuracy import Accuracy, Perplexity
 from benchmarks.bars import bars
 from benchmarks.batches import SIZES, Batches
 from benchmarks.engine_figures import EngineFigures
@@ -20,7 +20,7 @@ from benchmarks.server_figures import ServerFigures
 from benchmarks.speed import Speed
 from benchmarks.startup import StartUp, medians
 
-_HOLDS = {True: "[green]yes[/]", False: "[bold red]no[/]", None: "not known"}
+HOLDS = {True: "[green]yes[/]", False: "[bold red]no[/]", None: "not known"}
 
 
 def show(console: Console, results: Results) -> None:
@@ -62,6 +62,8 @@ def _parts(results: Results) -> Iterator[RenderableType]:
         yield _memory_table(results.memory)
     if results.accuracy:
         yield _accuracy_table(results.accuracy)
+    if results.perplexity:
+        yield perplexity_table(results.perplexity)
     if results.batches is not None:
         yield _batches_table(results.batches)
     if results.engine is not None:
@@ -153,6 +155,25 @@ def _accuracy_table(accuracy: Mapping[str, Accuracy]) -> Table:
     return table
 
 
+def perplexity_table(found: Sequence[Perplexity]) -> Table:
+    columns = ("file, text", "float32", "engine", "higher by", "divergence", "same greedy token")
+    table = _table("Perplexity, and distance from float32", *columns)
+    for p in found:
+        table.add_row(
+            f"{p.file}, {p.text}",
+            f"{p.reference:.3f}",
+            p.engine,
+            f"{100 * p.increase:+.3f} ± {100 * p.uncertainty:.3f} %",
+            f"{p.divergence:.6f}",
+            f"{100 * p.agreement:.2f} %",
+        )
+    total = max(p.num_tokens for p in found)
+    table.caption = (
+        f"{total} tokens of text; ± are two standard errors; divergence in nats a token."
+    )
+    return table
+
+
 def _batches_table(batches: Batches) -> Table:
     table = _table(
         f"Sequences of {workload.BATCH_PROMPT_TOKENS} + {workload.BATCH_ANSWER_TOKENS} tokens: "
@@ -206,11 +227,5 @@ def _server_table(server: ServerFigures) -> Table:
 def _bars_table(results: Results) -> Table:
     table = _table("Bars", "bar", "measured", "must be", "holds")
     for bar in bars(results):
-        digits = 1 if bar.unit == "MB" else 2
-        table.add_row(
-            bar.name,
-            f"{bar.value:.{digits}f} {bar.unit}",
-            f"{bar.relation} {bar.limit:.{digits}f} {bar.unit}",
-            _HOLDS[bar.holds],
-        )
+        table.add_row(bar.name, bar.measured, bar.asked, HOLDS[bar.holds])
     return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.accuracy import Accuracy
+from benchmarks.accuracy import Accuracy, Perplexity
 from benchmarks.batches import Batches
 from benchmarks.engine_figures import EngineFigures
 from benchmarks.machine import Machine, Peer
@@ -24,6 +24,7 @@ class Results:
     startup: StartUp | None
     memory: Memory | None
     accuracy: Mapping[str, Accuracy]
+    perplexity: Sequence[Perplexity]
     batches: Batches | None
     engine: EngineFigures | None
     server: ServerFigures | None

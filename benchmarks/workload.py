@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,8 +12,10 @@ import numpy as np
 PREFILL_TOKENS = 512
 PROMPT_TOKENS = 16
 DECODE_TOKENS = 64
-CONTEXT_TOKENS = 1024
+ROOM_TOKENS = 1024
 """Room for any of the above together."""
+CONTEXT_PROMPT_TOKENS = 256
+"""What is read of a long context; the rest is copies of it."""
 CONTEXT_DECODE_TOKENS = 32
 """Behind a long context, however long that is."""
 BATCH_PROMPT_TOKENS = 128
@@ -21,7 +23,7 @@ BATCH_ANSWER_TOKENS = 64
 """Of each sequence in a batch."""
 BATCH_SIZES = (1, 4, 8, 16, 32)
 REPEATS = 3
-"""Measurements per process, of which the median counts, after one that does not."""
+"""Measurements per process by default, of which the median counts, after one that does not."""
 
 
 class Engine(Protocol):
@@ -45,12 +47,12 @@ def random_ids(count: int, vocab_size: int, seed: int) -> list[int]:
     return ids
 
 
-def median_of_repeats(measure: Callable[[int], float]) -> float:
+def median_of_repeats(measure: Callable[[int], float], repeats: int) -> float:
     """The median of ``measure(seed)``, the first call left out: it pays for page faults."""
-    return statistics.median([measure(seed) for seed in range(REPEATS + 1)][1:])
+    return statistics.median([measure(seed) for seed in range(repeats + 1)][1:])
 
 
-def prefill_tokens_per_s(engine: Engine) -> float:
+def prefill_tokens_per_s(engine: Engine, repeats: int) -> float:
     def measure(seed: int) -> float:
         ids = random_ids(PREFILL_TOKENS, engine.vocab_size, seed)
         engine.clear()
@@ -58,10 +60,10 @@ def prefill_tokens_per_s(engine: Engine) -> float:
         engine.forward(ids)
         return PREFILL_TOKENS / (time.perf_counter() - start)
 
-    return median_of_repeats(measure)
+    return median_of_repeats(measure, repeats)
 
 
-def decode_tokens_per_s(engine: Engine) -> float:
+def decode_tokens_per_s(engine: Engine, repeats: int) -> float:
     def measure(seed: int) -> float:
         engine.clear()
         token_id = engine.forward(random_ids(PROMPT_TOKENS, engine.vocab_size, seed))
@@ -70,19 +72,31 @@ def decode_tokens_per_s(engine: Engine) -> float:
             token_id = engine.forward([token_id])
         return DECODE_TOKENS / (time.perf_counter() - start)
 
-    return median_of_repeats(measure)
+    return median_of_repeats(measure, repeats)
 
 
-def context_tokens_per_s(engine: Engine, context: int) -> float:
-    """Decoding behind so many tokens. Once: reading them takes long enough to warm everything."""
+class ContextEngine(Engine, Protocol):
+    """An engine whose cache can be filled without computing it."""
+
+    def extend(self, length: int) -> None:
+        """Make the sequence so long, with copies of the keys and values of its first
+        ``CONTEXT_PROMPT_TOKENS`` tokens, of which ``length`` is a multiple."""
+        ...
+
+
+def context_tokens_per_s(engine: ContextEngine, contexts: Sequence[int]) -> dict[int, float]:
+    """Decoding behind so many tokens: what a step takes does not depend on their values."""
     engine.clear()
-    ids = random_ids(context, engine.vocab_size, seed=1)
-    for start in range(0, context, PREFILL_TOKENS):
-        token_id = engine.forward(ids[start : start + PREFILL_TOKENS])
-    start_s = time.perf_counter()
-    for _ in range(CONTEXT_DECODE_TOKENS):
-        token_id = engine.forward([token_id])
-    return CONTEXT_DECODE_TOKENS / (time.perf_counter() - start_s)
+    ids = random_ids(CONTEXT_PROMPT_TOKENS, engine.vocab_size, seed=1)
+    token_id, found = engine.forward(ids), {}
+    for context in contexts:
+        engine.extend(context)
+        token_id = engine.forward([token_id])  # pays for page faults, and for keys that are moved
+        start = time.perf_counter()
+        for _ in range(CONTEXT_DECODE_TOKENS):
+            token_id = engine.forward([token_id])
+        found[context] = CONTEXT_DECODE_TOKENS / (time.perf_counter() - start)
+    return found
 
 
 class BatchEngine(Protocol):
@@ -109,9 +123,7 @@ def batch_tokens_per_s(engine: BatchEngine) -> dict[int, float]:
         return size * BATCH_ANSWER_TOKENS / (time.perf_counter() - start)
 
     measure(4, 0)  # pays for page faults
-    return {
-        size: statistics.median(measure(size, seed) for seed in range(1, 3)) for size in BATCH_SIZES
-    }
+    return {size: measure(size, seed=size) for size in BATCH_SIZES}
 
 
 def fill_context(engine: Engine) -> None:

@@ -27,7 +27,7 @@ class LlamaCppEngine:
         model: Path,
         num_threads: int,
         num_sequences: int = 1,
-        context: int = workload.CONTEXT_TOKENS,
+        room: int = workload.ROOM_TOKENS,
     ) -> None:
         self._lib = lib
         lib.llama_backend_init()
@@ -37,11 +37,14 @@ class LlamaCppEngine:
         if not self._model:
             raise RuntimeError(f"llama.cpp does not load {model.name}")
         params = lib.llama_context_default_params()
-        params.n_ctx = context
+        params.n_ctx = room
         params.n_batch = params.n_ubatch = workload.PREFILL_TOKENS
         if num_sequences > 1:
             params.n_seq_max = num_sequences
             params.n_ctx = 256 * num_sequences
+        elif room > workload.ROOM_TOKENS:  # a second sequence, through which ``extend`` copies
+            params.n_seq_max = 2
+            params.kv_unified = True
         params.n_threads = params.n_threads_batch = num_threads
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
@@ -53,6 +56,23 @@ class LlamaCppEngine:
     def clear(self) -> None:
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
         self._length = 0
+
+    def extend(self, length: int) -> None:
+        """See ``workload.ContextEngine``."""
+        lib, context = self._lib, self._context
+        memory, num_read = lib.llama_get_memory(context), workload.CONTEXT_PROMPT_TOKENS
+        lib.llama_memory_seq_rm(memory, 0, num_read, -1)
+        size = lib.llama_state_seq_get_size(context, 0)
+        state = (ctypes.c_uint8 * size)()
+        if lib.llama_state_seq_get_data(context, state, size, 0) != size:
+            raise RuntimeError("llama.cpp does not give its cache")
+        for start in range(num_read, length, num_read):
+            if not lib.llama_state_seq_set_data(context, state, size, 1):
+                raise RuntimeError("llama.cpp does not take its cache back")
+            lib.llama_memory_seq_add(memory, 1, -1, -1, start)
+            lib.llama_memory_seq_cp(memory, 1, 0, -1, -1)
+            lib.llama_memory_seq_rm(memory, 1, -1, -1)
+        self._length = length
 
     def forward(self, token_ids: list[int]) -> int:
         self._decode(token_ids, all_logits=False)
@@ -112,7 +132,7 @@ class LlamaCppEngine:
         return np.ctypeslib.as_array(pointer, (self.vocab_size,))
 
 
-def _silence(lib: ModuleType) -> object:
+def silence(lib: ModuleType) -> object:
     """Keep the library's log off the screen; alive as long as what is returned."""
 
     def ignore(level: int, text: bytes, user_data: object) -> None:
@@ -138,17 +158,17 @@ def main() -> None:
     parser.add_argument("task", choices=[*_TASKS])
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--context", type=int, default=workload.CONTEXT_TOKENS)
+    parser.add_argument("--contexts", type=child.numbers, default=[])
     args = parser.parse_args()
     lib = importlib.import_module("llama_cpp")
-    log = _silence(lib)
+    log = silence(lib)
     if args.task == "requantize":
         _requantize(lib, Path(args.model), args.output)
         print(json.dumps({}), flush=True)
         return
     start = time.perf_counter()
     num_sequences = max(workload.BATCH_SIZES) if args.task == "batches" else 1
-    room = args.context + 2 * workload.CONTEXT_DECODE_TOKENS
+    room = max([workload.ROOM_TOKENS, *args.contexts]) + 2 * workload.CONTEXT_DECODE_TOKENS
     engine = LlamaCppEngine(lib, Path(args.model), args.threads, num_sequences, room)
     load_s = time.perf_counter() - start
     result: dict[str, object] = {}
@@ -158,11 +178,11 @@ def main() -> None:
             result["version"] = lib.__version__
             result["system_info"] = lib.llama_print_system_info().decode()
         case "prefill":
-            result["tokens_per_s"] = workload.prefill_tokens_per_s(engine)
+            result["tokens_per_s"] = workload.prefill_tokens_per_s(engine, args.repeats)
         case "decode":
-            result["tokens_per_s"] = workload.decode_tokens_per_s(engine)
+            result["tokens_per_s"] = workload.decode_tokens_per_s(engine, args.repeats)
         case "context":
-            result["tokens_per_s"] = workload.context_tokens_per_s(engine, args.context)
+            result["tokens_per_s"] = workload.context_tokens_per_s(engine, args.contexts)
         case "batches":
             result["tokens_per_s"] = workload.batch_tokens_per_s(engine)
         case "memory":
