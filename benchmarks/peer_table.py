@@ -21,23 +21,23 @@ from glimmer.errors import GlimmerError
 from glimmer.native import instruction_set, instruction_sets
 from glimmer.native.cpu import physical_cores
 
-FILE_WIDTH = 140
+FILE_WIDTH = 150
 
 
 def show(found: Sequence[Row]) -> Table:
     columns = ("work", "figures", "measured", "asked for", "holds")
-    table = Table(*columns, title="The bars", title_justify="left", show_lines=True)
+    table = Table(*columns, title="The bars", title_justify="left")
     for row in found:
-        cells = zip(
-            *(
-                (f"{bar.name}: {bar.measured}", bar.asked, _verdict(bar.limit, bar.holds))
-                for bar in row.bars
-            ),
-            strict=True,
-        )
         figures = [f"{engine}: {figure}" for engine, figure in row.figures.items()]
         figures += [f"{engine}: not measured: {why}" for engine, why in row.missing.items()]
-        table.add_row(row.what, "\n".join(figures), *("\n".join(lines) for lines in cells))
+        head = (row.what, "\n".join(figures))
+        for bar in row.bars:
+            measured = f"{bar.name}: {bar.measured}"
+            table.add_row(*head, measured, bar.asked, _verdict(bar.limit, bar.holds))
+            head = ("", "")
+        if not row.bars:  # no peer, no ratio
+            table.add_row(*head, "-", "-", "-")
+        table.add_section()
     return table
 
 
