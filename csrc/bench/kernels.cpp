@@ -89,40 +89,55 @@ void bench_products(const Kernels& kernels) {
   }
 }
 
+// A cached split, and splits whose pages lie in memory as those of one layer do.
 void bench_attention(const Kernels& kernels) {
-  std::printf("\n%-8s %8s %5s %8s %12s\n", "cache", "head_dim", "rows", "keys", "GMAC/s");
+  std::printf("\n%-8s %8s %5s %15s %15s\n", "cache", "head_dim", "rows", "cached GMAC/s",
+              "streamed GMAC/s");
   const char* const names[] = {"float32", "float16", "int8"};
+  constexpr size_t kBlockBytes = size_t{256} << 10, kBlocks = 1024;
+  Pages pages(kBlockBytes * kBlocks);
+  fill(pages.data(), pages.size(), 2);
   for (int dtype = 0; dtype < kNumKVDTypes; ++dtype) {
     for (const int head_dim : {64, 128}) {
       for (const int rows : {1, 8, 16}) {
-        constexpr int kKeys = kSplitTokens;
-        const size_t part = static_cast<size_t>(kPageTokens) * (head_dim + 1) * 4;
-        Pages pages(2 * part * kSplitPages);
-        fill(pages.data(), pages.size(), 2);
-        const void *keys[kSplitPages], *values[kSplitPages];
-        for (int p = 0; p < kSplitPages; ++p) {
-          keys[p] = pages.data() + (2 * p) * part;
-          values[p] = pages.data() + (2 * p + 1) * part;
+        const size_t value_offset = static_cast<size_t>(kPageTokens) * (head_dim + 1) * 4;
+        std::vector<const void*> keys, values;
+        for (size_t b = 0; b < kBlocks; ++b) {
+          keys.push_back(pages.data() + b * kBlockBytes);
+          values.push_back(pages.data() + b * kBlockBytes + value_offset);
         }
-        std::vector<float> queries(static_cast<size_t>(head_dim) * kAttentionRows, 0.01f);
-        Pages scratch(kAttentionScratch * sizeof(float));
-        std::vector<int> visible(kAttentionRows, kKeys);
-        std::vector<float> maximum(kAttentionRows), sum(kAttentionRows);
+        const std::vector<float> queries(static_cast<size_t>(head_dim) * kAttentionRows, 0.01f);
+        const std::vector<int> visible(kAttentionRows, kSplitTokens);
+        std::vector<float> scratch(kAttentionScratch), maximum(kAttentionRows), sum(kAttentionRows);
         std::vector<float> out(static_cast<size_t>(kAttentionRows) * head_dim);
-        const AttentionSplit split{.queries = queries.data(),
-                                   .rows = rows,
-                                   .visible = visible.data(),
-                                   .keys = kKeys,
-                                   .head_dim = head_dim,
-                                   .key_pages = keys,
-                                   .value_pages = values,
-                                   .scratch = reinterpret_cast<float*>(scratch.data()),
-                                   .maximum = maximum.data(),
-                                   .sum = sum.data(),
-                                   .out = out.data()};
-        const double seconds = best_seconds([&] { kernels.attend_split[dtype](split); });
-        std::printf("%-8s %8d %5d %8d %12.1f\n", names[dtype], head_dim, rows, kKeys,
-                    2.0 * rows * head_dim * kKeys / seconds / 1e9);
+        const auto attend = [&](size_t first_block) {
+          kernels.attend_split[dtype]({.queries = queries.data(),
+                                       .rows = rows,
+                                       .visible = visible.data(),
+                                       .keys = kSplitTokens,
+                                       .head_dim = head_dim,
+                                       .key_pages = &keys[first_block],
+                                       .value_pages = &values[first_block],
+                                       .scratch = scratch.data(),
+                                       .maximum = maximum.data(),
+                                       .sum = sum.data(),
+                                       .out = out.data()});
+        };
+        const double cached = best_seconds([&] { attend(0); });
+        // Every round takes the pages of another layer, so that none is still in a cache.
+        const size_t page_bytes = 2 * value_offset, layers = kBlockBytes / page_bytes;
+        size_t layer = 0;
+        const double streamed = best_seconds([&] {
+          for (size_t b = 0; b < kBlocks; b += kSplitPages) attend(b);
+          layer = (layer + 1) % layers;
+          for (size_t b = 0; b < kBlocks; ++b) {
+            keys[b] = pages.data() + b * kBlockBytes + layer * page_bytes;
+            values[b] = pages.data() + b * kBlockBytes + layer * page_bytes + value_offset;
+          }
+        });
+        const double macs = 2.0 * rows * head_dim * kSplitTokens;
+        std::printf("%-8s %8d %5d %15.1f %15.1f\n", names[dtype], head_dim, rows,
+                    macs / cached / 1e9, macs * (kBlocks / kSplitPages) / streamed / 1e9);
       }
     }
   }

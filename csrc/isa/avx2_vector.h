@@ -124,9 +124,7 @@ struct Avx2 {
   }
   static F to_float(I32 a) { return _mm256_cvtepi32_ps(a); }
 
-  static void prefetch(const char* from, const char* to) {
-    for (; from < to; from += 64) _mm_prefetch(from, _MM_HINT_T0);
-  }
+  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
   // Weights stream from memory once per step; the hardware prefetcher alone leaves a sixth of the
   // bandwidth unused.
   static void prefetch_stream(const void* p, size_t bytes) {

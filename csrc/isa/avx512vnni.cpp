@@ -104,7 +104,7 @@ struct Avx512Vnni {
   static I32 add_products(I32 sum, I16 w, I16 x) { return _mm512_dpwssd_epi32(sum, w, x); }
   static F to_float(I32 a) { return _mm512_cvtepi32_ps(a); }
 
-  static void prefetch(const char* from, const char* to) { Avx2::prefetch(from, to); }
+  static void prefetch(const void* p) { Avx2::prefetch(p); }
   static void prefetch_stream(const void* p, size_t bytes) { Avx2::prefetch_stream(p, bytes); }
 };
 

@@ -191,7 +191,7 @@ struct Scalar {
   static F to_float(I32 a) {
     return each([&](int i) { return static_cast<float>(a.v[i]); });
   }
-  static void prefetch(const char*, const char*) {}
+  static void prefetch(const void*) {}
   static void prefetch_stream(const void*, size_t) {}
 };
 

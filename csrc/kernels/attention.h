@@ -35,11 +35,25 @@ static inline const float* page_scales(const int8_t* page, int width) {
   return reinterpret_cast<const float*>(page + width * kPageTokens);
 }
 
+// Memory that will be needed next. A sequence's pages lie far apart, so no prefetcher of the
+// processor sees the next one coming; and a burst of requests would stop the work until they are
+// served, so each step of a product asks for a few bytes more.
+struct Ahead {
+  const char* at;
+  size_t bytes;  // in all steps of the product
+
+  // The part [first, last) of `all`.
+  Ahead part(int first, int last, int all) const {
+    return {at + bytes * first / all, bytes * (last - first) / all};
+  }
+};
+
 // c[R][N vectors] = sum over k of a[k * kStep + r * kRow] * b[k * b_step][N vectors], one FMA per k
 // in order, on top of what is there if `accumulate`.
 template <class V, int R, int N, int kRow, int kStep, class T>
 static inline void multiply_tile(const float* a, const T* b, int b_step, int k, bool accumulate,
-                                 float* c, int c_row) {
+                                 float* c, int c_row, Ahead ahead) {
+  const size_t fetched = ahead.bytes / k;  // by each step
   typename V::F acc[R][N];
   GLIMMER_UNROLL
   for (int r = 0; r < R; ++r) {
@@ -48,7 +62,8 @@ static inline void multiply_tile(const float* a, const T* b, int b_step, int k, 
       acc[r][n] = accumulate ? V::load(c + r * c_row + n * V::kLanes) : V::zero();
     }
   }
-  for (int i = 0; i < k; ++i, a += kStep, b += b_step) {
+  for (int i = 0; i < k; ++i, a += kStep, b += b_step, ahead.at += fetched) {
+    V::prefetch(ahead.at);
     typename V::F v[N];
     GLIMMER_UNROLL
     for (int n = 0; n < N; ++n) v[n] = load_kv<V>(b + n * V::kLanes);
@@ -79,21 +94,14 @@ static inline void multiply_rows(int rows, const float* a, const T* b, Rest... r
 // pipes waiting for its sums.
 template <class V, int N, int kRow, int kStep, class T>
 static inline void multiply_panel(int rows, const float* a, const T* b, int b_step, int k,
-                                  bool accumulate, float* c, int c_row) {
+                                  bool accumulate, float* c, int c_row, Ahead ahead) {
   const int tiles = (rows + V::kTileRows - 1) / V::kTileRows;
   for (int tile = 0; tile < tiles; ++tile) {
     const int first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
     multiply_rows<V, V::kTileRows, N, kRow, kStep>(last - first, a + first * kRow, b, b_step, k,
-                                                   accumulate, c + first * c_row, c_row);
+                                                   accumulate, c + first * c_row, c_row,
+                                                   ahead.part(tile, tile + 1, tiles));
   }
-}
-
-// A sequence's pages lie far apart: no prefetcher of the processor sees the next one coming. A part
-// of it, [first, last) of `all`, so that its loads are spread over the work on the page before.
-template <class V>
-static inline void prefetch_part(const void* page, size_t bytes, int first, int last, int all) {
-  const char* const p = static_cast<const char*>(page);
-  V::prefetch(p + bytes * first / all, p + bytes * last / all);
 }
 
 // Scores of all rows and keys of the split, [16][kScoreStride].
@@ -104,12 +112,13 @@ static inline void score_keys(const AttentionSplit& s, int num_pages, size_t key
   for (int p = 0; p < num_pages; ++p) {
     const T* const keys = static_cast<const T*>(s.key_pages[p]);
     const bool last = p + 1 == num_pages;
-    const void* const next = last ? s.value_pages[0] : s.key_pages[p + 1];
+    const Ahead ahead{static_cast<const char*>(last ? s.value_pages[0] : s.key_pages[p + 1]),
+                      last ? value_bytes : key_bytes};
     for (int n = 0; n < kPageTokens; n += kAtOnce) {
-      prefetch_part<V>(next, last ? value_bytes : key_bytes, n, n + kAtOnce, kPageTokens);
       float* const c = scores + p * kPageTokens + n;
       multiply_panel<V, 2, 1, kAttentionRows>(s.rows, s.queries, keys + n, kPageTokens, s.head_dim,
-                                              false, c, kScoreStride);
+                                              false, c, kScoreStride,
+                                              ahead.part(n, n + kAtOnce, kPageTokens));
       if constexpr (std::is_same_v<T, int8_t>) {
         for (int i = 0; i < kAtOnce; i += V::kLanes) {
           const typename V::F scale = V::load(page_scales(keys, s.head_dim) + n + i);
@@ -171,29 +180,30 @@ static inline void weigh_keys(const AttentionSplit& s, int num_pages, int channe
 // Channels [n, n + N vectors) of all rows' sums over one page.
 template <class V, int N, class T>
 static inline void sum_channels(const AttentionSplit& s, int page, int n, int channels,
-                                const float* scores) {
+                                const float* scores, Ahead ahead) {
   const int left = s.keys - page * kPageTokens;
   multiply_panel<V, N, kScoreStride, 1>(
       s.rows, scores + page * kPageTokens, static_cast<const T*>(s.value_pages[page]) + n, channels,
-      left < kPageTokens ? left : kPageTokens, page > 0, s.out + n, channels);
+      left < kPageTokens ? left : kPageTokens, page > 0, s.out + n, channels,
+      ahead.part(n, n + N * V::kLanes, channels));
 }
 
 template <class V, class T>
 static inline void sum_values(const AttentionSplit& s, int num_pages, int channels,
                               size_t value_bytes, const float* scores) {
   for (int p = 0; p < num_pages; ++p) {
+    const bool last = p + 1 == num_pages;
+    const Ahead ahead{static_cast<const char*>(s.value_pages[last ? p : p + 1]),
+                      last ? 0 : value_bytes};
     int n = 0;
     for (; n + 2 * V::kLanes <= channels; n += 2 * V::kLanes) {
-      if (p + 1 < num_pages) {
-        prefetch_part<V>(s.value_pages[p + 1], value_bytes, n, n + 2 * V::kLanes, channels);
-      }
-      sum_channels<V, 2, T>(s, p, n, channels, scores);
+      sum_channels<V, 2, T>(s, p, n, channels, scores, ahead);
     }
     if (n + V::kLanes <= channels) {
-      sum_channels<V, 1, T>(s, p, n, channels, scores);
+      sum_channels<V, 1, T>(s, p, n, channels, scores, ahead);
       n += V::kLanes;
     }
-    if (n < channels) sum_channels<typename V::Eight, 1, T>(s, p, n, channels, scores);
+    if (n < channels) sum_channels<typename V::Eight, 1, T>(s, p, n, channels, scores, ahead);
   }
 }
 
