@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from glimmer.architecture import Architecture, Blanks, Rope
 from glimmer.engine import Engine, LoopLimits, Request, SamplingParams, StepOutput
+from glimmer.engine.step_costs import StepCosts
 from glimmer.errors import (
     GenerationError,
     InvalidParameterError,
@@ -201,6 +202,7 @@ def test_every_request_is_answered_as_if_alone(
         min(len(r.prompt_token_ids) + r.params.max_new_tokens, MAX_MODEL_LEN) for r in coming
     )
     blocks = -(-longest // BLOCK_SIZE) + data.draw(st.integers(0, 8))
+    free_drafts = data.draw(st.booleans())
     engine = make_engine(
         architecture,
         kv,
@@ -209,8 +211,10 @@ def test_every_request_is_answered_as_if_alone(
         max_num_seqs=data.draw(st.integers(1, 5)),
         max_batch_tokens=data.draw(st.sampled_from([5, 8, 40, 256])),
         prefix_caching=data.draw(st.booleans()),
-        speculation=data.draw(st.booleans()),
+        speculation=free_drafts or data.draw(st.booleans()),
     )
+    if free_drafts:
+        engine._scheduler._step_costs = _Free()
     answers: dict[int, Answer] = defaultdict(Answer)
     aborted: set[int] = set()
     waiting = list(coming)
@@ -258,6 +262,16 @@ def test_a_request_that_is_refused_leaves_the_others_alone() -> None:
     assert set(run(engine)) == {1, 2}
 
 
+class _Free(StepCosts):
+    """Rows that cost nothing: whatever may follow is drafted, however many steps were timed."""
+
+    def knows(self, company: object) -> bool:
+        return True
+
+    def of(self, num_rows: int) -> float:
+        return 1 + 1e-6 * num_rows
+
+
 class _Failing:
     """A model whose steps fail while a certain token is among their inputs."""
 
@@ -294,20 +308,20 @@ def test_a_request_that_fails_ends_alone(error: type[Exception], seen: type[Exce
 
 
 class _Form:
-    """Allows 7 three times, then nothing more; refuses to say what comes after the second."""
+    """Allows 7 as often as is said, then nothing more; may refuse to say what comes after two."""
 
-    def __init__(self, breaks: bool) -> None:
-        self._breaks, self._count = breaks, 0
+    def __init__(self, breaks: bool, times: int = 3) -> None:
+        self._breaks, self._times, self._count = breaks, times, 0
 
     @property
     def is_finished(self) -> bool:
-        return self._count == 3
+        return self._count == self._times
 
     def forced(self) -> list[int]:
-        return [7] * 5
+        return [7] * (self._times + 2)
 
     def count_allowed(self, token_ids: Sequence[int]) -> int:
-        return min(len(token_ids), 3 - self._count)
+        return min(len(token_ids), self._times - self._count)
 
     def fill(self, drafts: Sequence[int], masks: npt.NDArray[np.int32]) -> None:
         if self._breaks and self._count == 2:
@@ -332,9 +346,10 @@ def test_a_form_decides_and_may_fail_alone(speculation: bool) -> None:
     assert (answers[1].token_ids, answers[1].reason) == ([7, 7], "error")
     assert answers[2].token_ids == alone(CAUSAL, "float16", free).token_ids
     if speculation:
-        engine.add_request(request_of(3, [2, 3], make_constraint=lambda: _Form(False)))
+        engine._scheduler._step_costs = _Free()
+        engine.add_request(request_of(3, [2, 3], make_constraint=lambda: _Form(False, 12)))
         steps = engine.stats.num_steps
-        assert run(engine)[3].token_ids == [7, 7, 7]
+        assert run(engine)[3].token_ids == [7] * 12
         assert engine.stats.num_steps == steps + 2, "what is forced comes at once"
 
 

@@ -6,9 +6,10 @@ import pytest
 
 from glimmer.engine import Request, SamplingParams
 from glimmer.engine.block_pool import BlockPool
-from glimmer.engine.scheduler import PRIORITY_PLACES, Scheduler, SchedulerOutput
+from glimmer.engine.scheduler import PRIORITY_PLACES, Scheduler, SchedulerOutput, company
 from glimmer.engine.sequence import Sequence
-from glimmer.engine.speculation import Drafter, StepCosts
+from glimmer.engine.speculation import Drafter
+from glimmer.engine.step_costs import StepCosts
 from glimmer.native import BLOCK_SIZE
 
 
@@ -200,29 +201,93 @@ def test_a_fork_whose_leader_is_gone_goes_its_own_way() -> None:
     assert step(scheduler) == [(1, 40)]
 
 
-@pytest.mark.parametrize(("company", "drafts"), [(1, 3), (2, 1), (3, 0)])
-def test_drafts_fill_what_costs_little(company: int, drafts: int) -> None:
-    scheduler = make_scheduler()
-    for request_id in range(company):
-        sequence = make_sequence(request_id, 10, 30)
-        sequence.token_ids = [1, 2, 3, 4, 5, 6, 1, 2, 3, 4]
-        sequence.drafter = Drafter(StepCosts())
+REPEAT = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+
+
+def drafting(
+    request_ids: range, *, answer: int = 40, budget: int = 256, blocks: int = 64, row: float = 0.02
+) -> tuple[Scheduler, StepCosts]:
+    """Sequences whose ends stood before, after their first token; a row costs so many steps."""
+    costs = StepCosts()
+    scheduler = Scheduler(BlockPool(blocks), 16, budget, step_costs=costs)
+    for request_id in request_ids:
+        sequence = make_sequence(request_id, 24, answer)
+        sequence.token_ids = REPEAT * 2
+        sequence.drafter = Drafter()
         scheduler.add(sequence)
-    step(scheduler)
+    while any(s.num_computed < 24 for s in scheduler.sequences):
+        for item in scheduler.schedule().scheduled:
+            scheduler.computed(item.sequence, item.num_tokens)
     for sequence in scheduler.sequences:
-        sequence.token_ids[-1:] = [5]
-    assert numbers(scheduler.schedule()) == [(i, 1 + drafts) for i in range(company)]
+        sequence.append(1)
+    who, count = company(scheduler.sequences), len(request_ids)
+    costs.learn(who, count, count, 1.0)
+    for rows in range(count + 1, 40):
+        costs.learn(who, count, rows, 1.0 + row * (rows - count))
+    return scheduler, costs
+
+
+def drafts_of(scheduler: Scheduler) -> list[int]:
+    return [len(i.sequence.drafts) for i in scheduler.schedule().scheduled]
+
+
+@pytest.mark.parametrize("num_sequences", [1, 2, 3])
+def test_a_repeat_is_drafted_as_far_as_it_pays(num_sequences: int) -> None:
+    scheduler, _ = drafting(range(num_sequences))
+    output = scheduler.schedule()
+    for item in output.scheduled:
+        assert item.sequence.drafts == (REPEAT * 2)[1:][: len(item.sequence.drafts)]
+        assert item.num_tokens == item.num_logits == 1 + len(item.sequence.drafts)
+        assert len(item.sequence.drafts) > 5
+    scheduler.check_integrity()
+
+
+def test_dear_rows_are_not_drafted() -> None:
+    assert drafts_of(drafting(range(1), row=1.5)[0]) == [0]
+
+
+def test_nothing_is_drafted_before_a_plain_step_was_timed() -> None:
+    scheduler, costs = drafting(range(2))
+    costs.learn("others", 1, 1, 1.0)
+    assert drafts_of(scheduler) == [0, 0]
+
+
+def test_nothing_is_drafted_at_the_cost_of_one_that_gains_nothing() -> None:
+    scheduler, _ = drafting(range(2))
+    other = next(s for s in scheduler.sequences if s.request.request_id == 1)
+    assert other.drafter is not None
+    other.drafter.credit = 0
+    assert drafts_of(scheduler) == [0, 0]
+    other.drafter = None  # it asked for none, so it has no account to pay from
+    assert drafts_of(scheduler) == [0, 0]
+
+
+def test_large_batches_draft_nothing() -> None:
+    assert sum(drafts_of(drafting(range(8))[0])) > 0
+    assert sum(drafts_of(drafting(range(9))[0])) == 0
+
+
+def test_beside_a_prompt_drafts_take_a_small_part_of_the_step() -> None:
+    scheduler, _ = drafting(range(1))
+    scheduler.add(make_sequence(5, 1000, 5))
+    assert numbers(scheduler.schedule()) == [(0, 16), (5, 240)]
+    scheduler, _ = drafting(range(1), budget=32)
+    scheduler.add(make_sequence(5, 1000, 5))
+    assert numbers(scheduler.schedule()) == [(0, 3), (5, 29)]
 
 
 def test_nothing_is_drafted_beyond_the_end() -> None:
-    scheduler = make_scheduler()
-    sequence = make_sequence(0, 8, 3)
-    sequence.token_ids = [1, 2, 3, 4, 1, 2, 3, 4]
-    sequence.drafter = Drafter(StepCosts())
-    scheduler.add(sequence)
-    scheduler.schedule()
-    scheduler.computed(sequence, 8)
-    sequence.append(1)
+    scheduler, _ = drafting(range(1), answer=3)
     # Two more tokens may come, the second of which needs no draft behind it.
     assert numbers(scheduler.schedule()) == [(0, 2)]
-    assert sequence.drafts == [2]
+
+
+def test_drafts_take_no_block_that_another_may_need() -> None:
+    # 25 tokens leave 7 places in the block; there is one more block for each of the two.
+    scheduler, _ = drafting(range(2), blocks=5)
+    assert drafts_of(scheduler) == [7, 7]
+    scheduler.check_integrity()
+    assert scheduler.stats.num_preemptions == 0
+    scheduler, _ = drafting(range(2), blocks=6)
+    assert min(drafts_of(scheduler)) > 7
+    scheduler.check_integrity()

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from glimmer.engine.batch import build_step, logprobs_wanted
 from glimmer.engine.block_pool import BlockPool
 from glimmer.engine.request import Request
-from glimmer.engine.scheduler import ScheduledSequence, Scheduler, blocks_for
+from glimmer.engine.scheduler import ScheduledSequence, Scheduler, blocks_for, company
 from glimmer.engine.sequence import FinishReason, Sequence
-from glimmer.engine.speculation import Drafter, StepCosts
+from glimmer.engine.speculation import Drafter
+from glimmer.engine.step_costs import StepCosts
 from glimmer.errors import (
     GenerationError,
     GlimmerError,
@@ -101,6 +102,7 @@ class Engine:
             max_num_seqs,
             max(max_batch_tokens, max_num_seqs),
             prefix_caching=prefix_caching,
+            step_costs=self._costs,
         )
         self._sequences: dict[int, Sequence] = {}
         self._num_steps = self._num_drafts = self._num_accepted = 0
@@ -149,7 +151,7 @@ class Engine:
         layout = architecture.layout(request.prompt_token_ids) if architecture.blanks else None
         constraint = request.make_constraint() if request.make_constraint is not None else None
         drafts = self._speculation and request.params.speculation
-        drafter = Drafter(self._costs) if drafts else None
+        drafter = Drafter() if drafts else None
         sequence = Sequence(request, longest, layout, constraint, drafter)
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
@@ -177,11 +179,10 @@ class Engine:
     def _run(self, scheduled: SequenceOf[ScheduledSequence]) -> Iterator[StepOutput]:
         """A step of all; where that fails, one of each, so that only those at fault end."""
         try:
-            step = build_step(scheduled, self._model.architecture.vocab_size)
             start = time.perf_counter()
+            step = build_step(scheduled, self._model.architecture.vocab_size)
             result = self._model.step(self._cache, step)
-            if len(scheduled) == 1 and scheduled[0].sequence.decodes:
-                self._costs.learn(scheduled[0].num_tokens, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
         except (GlimmerError, MemoryError) as error:
             if len(scheduled) == 1:
                 yield self._fail(scheduled[0].sequence, error)
@@ -189,6 +190,9 @@ class Engine:
             for item in scheduled:
                 yield from self._run([item])
             return
+        if all(item.sequence.decodes for item in scheduled):
+            who = company(item.sequence for item in scheduled)
+            self._costs.learn(who, len(who), sum(i.num_tokens for i in scheduled), seconds)
         row = 0
         for item in scheduled:
             num_logits = item.num_logits
@@ -228,7 +232,7 @@ class Engine:
         self._num_drafts += len(drafts)
         self._num_accepted += num_accepted
         if sequence.drafter is not None:
-            sequence.drafter.learn(len(drafts), num_accepted)
+            sequence.drafter.earn(num_accepted)
         if error is not None:
             return iter([*outputs, self._fail(sequence, error)])
         self._scheduler.computed(sequence, item.num_tokens - len(drafts) + num_accepted)

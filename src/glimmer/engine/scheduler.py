@@ -5,25 +5,36 @@ asked for later and matters more comes sooner, but nobody waits for ever. What t
 lower rank: waiting sequences start in that order, without overtaking, and when blocks run out the
 highest rank gives up its own and is computed again later, to the same bits.
 
-A step takes one token of every sequence that decodes, and drafts of what may follow where they cost
-little; the rest of its budget is filled with pieces of prompts.
+A step takes one token of every sequence that decodes, and drafts of what may follow where that
+makes answers come sooner; the rest of its budget is filled with pieces of prompts.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
 from glimmer.engine import prefix_cache
 from glimmer.engine.block_pool import BlockPool
 from glimmer.engine.sequence import Sequence
+from glimmer.engine.speculation import (
+    FORCED_CHANCE,
+    MOST_DRAFTS,
+    Drafter,
+    Guess,
+    choose_rows,
+)
+from glimmer.engine.step_costs import StepCosts
 from glimmer.native import BLOCK_SIZE
 
 PRIORITY_PLACES = 64
 """Places in the queue that one step of priority is worth."""
-# Up to so many tokens a step costs little more than with one: weights are read once for a tile.
-_CHEAP_TOKENS = 4
+# In more company a row costs nearly what a token costs, and drafts take Python's time.
+_MOST_DRAFTING = 8
+_PROMPT_SHARE = 16
+"""Beside prompts, drafts take at most this part of a step's budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +78,16 @@ class Scheduler:
         max_batch_tokens: int,
         *,
         prefix_caching: bool = True,
+        step_costs: StepCosts | None = None,
     ) -> None:
+        """``step_costs``: what the owner of the steps learns; drafts are chosen by it."""
         assert max_batch_tokens >= max_num_seqs, "every running sequence gets a token per step"
         self.pool = pool
         self.stats = SchedulerStats()
         self._max_num_seqs = max_num_seqs
         self._max_batch_tokens = max_batch_tokens
         self._prefix_caching = prefix_caching
+        self._step_costs = step_costs if step_costs is not None else StepCosts()
         self._arrivals = 0
         # Both by rank, the lowest first.
         self._waiting: list[Sequence] = []
@@ -112,10 +126,9 @@ class Scheduler:
         copies: dict[Sequence, tuple[int, int]] = {}
         decoding = [s for s in self._running if s.decodes]
         reading = [s for s in self._running if not s.decodes]
-        spare = 0 if reading else (_CHEAP_TOKENS - len(decoding)) // max(len(decoding), 1)
+        self._draft(decoding, sum(s.num_uncomputed for s in reading))
         for sequence in decoding:
             if sequence.block_table:  # else it has just been preempted
-                sequence.drafts = self._drafts(sequence, spare)
                 left -= self._place(sequence, 1 + len(sequence.drafts), counts, copies)
         # Decodes first, so that a long prompt never stalls those who are being answered.
         for sequence in reading:
@@ -209,18 +222,43 @@ class Scheduler:
         blocks = self.pool.find(known)
         return blocks, len(blocks) * BLOCK_SIZE
 
-    def _drafts(self, sequence: Sequence, spare: int) -> list[int]:
-        if sequence.drafter is None:
-            return []
+    def _draft(self, decoding: SequenceOf[Sequence], num_prompt_tokens: int) -> None:
+        """Give these sequences drafts, where that makes the answers come sooner."""
+        drafters = [s.drafter for s in decoding if s.drafter is not None]
+        if not 0 < len(decoding) <= _MOST_DRAFTING or len(drafters) < len(decoding):
+            return
+        if not self._step_costs.knows(company(decoding)):
+            return
+        budget = self._max_batch_tokens
+        num_prompt_rows = min(num_prompt_tokens, budget - len(decoding))
+        guesses = [self._guess(*both) for both in zip(decoding, drafters, strict=True)]
+        counts, price = choose_rows(
+            guesses,
+            self._step_costs,
+            min(drafter.credit for drafter in drafters),
+            budget // _PROMPT_SHARE if num_prompt_rows else budget - len(decoding),
+            num_prompt_rows,
+        )
+        for sequence, drafter, guess, count in zip(
+            decoding, drafters, guesses, counts, strict=True
+        ):
+            sequence.drafts = guess.token_ids[:count]
+            drafter.pay(price)
+
+    def _guess(self, sequence: Sequence, drafter: Drafter) -> Guess:
+        """What may follow, as far as it has a place."""
         room = len(sequence.block_table) * BLOCK_SIZE - len(sequence.token_ids)
-        room += BLOCK_SIZE * (self.pool.num_free > len(self._running))
-        most = min(spare, sequence.max_length - len(sequence.token_ids) - 1, room)
+        # Drafts preempt nobody: each sequence may need a block, and one for a copy.
+        room += BLOCK_SIZE * (self.pool.num_free >= 2 * len(self._running))
+        most = max(min(MOST_DRAFTS, sequence.max_length - len(sequence.token_ids) - 1, room), 0)
         # Asked even where nothing fits: it follows the text.
-        drafts = sequence.drafter.propose(sequence.token_ids, max(most, 0))
-        if sequence.constraint is not None and most > 0:
-            drafts = sequence.constraint.forced()[:most] or drafts
-            del drafts[sequence.constraint.count_allowed(drafts) :]
-        return drafts
+        guess = drafter.guess(sequence.token_ids, most)
+        if sequence.constraint is None or most == 0:
+            return guess
+        if forced := sequence.constraint.forced()[:most]:
+            guess = Guess(forced, [FORCED_CHANCE ** (i + 1) for i in range(len(forced))])
+        count = sequence.constraint.count_allowed(guess.token_ids)
+        return Guess(guess.token_ids[:count], guess.chances[:count])
 
     def _place(
         self,
@@ -278,6 +316,11 @@ class Scheduler:
         sequence.block_table = []
         sequence.num_computed = 0
         sequence.drafts = []
+
+
+def company(sequences: Iterable[Sequence]) -> tuple[int, ...]:
+    """Who decodes together."""
+    return tuple(s.request.request_id for s in sequences)
 
 
 def blocks_for(num_tokens: int) -> int:
