@@ -60,9 +60,9 @@ CERTAIN, EVEN = Guess([7] * 15, [0.99] * 15), Guess([7, 7, 7], [0.5, 0.25, 0.125
 
 def costs_of(seconds: dict[int, float]) -> StepCosts:
     costs = StepCosts()
-    costs.learn(0, 1, 1, 1.0)
-    for num_rows, cost in seconds.items():
-        costs.learn(0, 1, num_rows, cost)
+    for _ in range(60):
+        for num_rows, cost in {1: 1.0, **seconds}.items():
+            costs.learn(0, 1, num_rows, cost)
     return costs
 
 

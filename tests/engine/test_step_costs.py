@@ -39,6 +39,12 @@ def test_one_interruption_counts_little() -> None:
     assert costs.of(3) == pytest.approx(1.3, abs=0.01)
 
 
+def test_the_first_step_of_a_size_is_half_believed() -> None:
+    costs = taught({1: 0.010})
+    costs.learn("alone", 1, 5, 0.100)
+    assert costs.of(5) == pytest.approx((2 + 10) / 2)
+
+
 def test_only_the_same_sequences_are_compared() -> None:
     costs = taught({1: 0.010, 3: 0.013})
     assert costs.knows("alone")
@@ -55,7 +61,7 @@ def test_only_the_same_sequences_are_compared() -> None:
 def test_what_was_long_ago_is_forgotten() -> None:
     costs = taught({1: 0.010, 16: 0.200})
     assert costs.of(16) == pytest.approx(20)
-    for _ in range(600):
+    for _ in range(100):
         costs.learn("alone", 1, 3, 0.013)
     assert costs.of(16) == pytest.approx(1 + 15 * 0.15)
 

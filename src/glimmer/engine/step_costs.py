@@ -7,8 +7,9 @@ from collections.abc import Hashable
 _ROW = 0.25
 """What one more row adds to a step of one, before any was timed."""
 _LEAST = 0.01
-_AGE = 512
-"""Timed steps after which a size is no longer known: contexts have changed meanwhile."""
+_AGE = 64
+"""Timed steps after which a size that none of them had is no longer known, and may be tried anew:
+what made it dear may be over."""
 _CURVE = 64
 
 
@@ -33,11 +34,13 @@ class StepCosts:
         if company != self._company:
             self._company, self._plain_s = company, None
         if num_rows == num_plain:
-            self._plain_s = _towards(self._plain_s, seconds)
+            self._plain_s = seconds if self._plain_s is None else _towards(self._plain_s, seconds)
         elif self._plain_s is not None:
             self._num_timed += 1
-            known = self._known.get(num_rows)
-            cost = _towards(known and known[0], self.of(num_plain) * seconds / self._plain_s)
+            cost, expected = self.of(num_plain) * seconds / self._plain_s, self.of(num_rows)
+            # The first of its size touches new memory: it is half believed.
+            new = num_rows not in self._known
+            cost = (expected + cost) / 2 if new else _towards(expected, cost)
             self._known[num_rows] = cost, self._num_timed
             self._curve = self._drawn()
 
@@ -69,9 +72,7 @@ class StepCosts:
         return curve
 
 
-def _towards(known: float | None, value: float) -> float:
+def _towards(known: float, value: float) -> float:
     """What is known, moved towards a new value: little towards one that is far above it, since that
     was another program's doing."""
-    if known is None:
-        return value
     return known + (0.2 if value < 2 * known else 0.01) * (value - known)
