@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks import child
 from benchmarks.machine import ForeignLoad
 
+COPIES = ("edit", "quote")
+"""The drafts' work whose answer repeats the request."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineFigures:
-    """One value per round."""
+    """One value per round; of drafts, one per pair of answers in one process."""
 
     overhead: Sequence[float]
     """Share of a step with 32 sequences that is not the core's."""
@@ -19,10 +22,8 @@ class EngineFigures:
     """To the first token of a prompt of 2016 tokens ..."""
     second_s: Sequence[float]
     """... and of another one with the same first 2000."""
-    copy_gain: Sequence[float]
-    """Speed with drafts over speed without, where the answer repeats the prompt ..."""
-    story_gain: Sequence[float]
-    """... and where it does not."""
+    draft_gains: Mapping[str, Sequence[float]]
+    """Speed with drafts over speed without, by the work (see ``glimmer_drafts``)."""
     foreign_load: float | None
 
     @property
@@ -34,13 +35,14 @@ def measure(
     model: str, *, num_threads: int, num_rounds: int, progress: Callable[[str], None]
 ) -> EngineFigures:
     load, rounds = ForeignLoad(), []
+    args = ("--model", model, "--threads", str(num_threads))
     for number in range(num_rounds):
         progress(f"engine, round {number + 1} of {num_rounds}")
-        rounds.append(child.run("glimmer_engine", "--model", model, "--threads", str(num_threads)))
+        rounds.append(child.run("glimmer_engine", *args))
+    progress("drafts")
+    drafts = child.run("glimmer_drafts", *args)
     return EngineFigures(
-        **{
-            name: [found[name] for found in rounds]
-            for name in ("overhead", "first_s", "second_s", "copy_gain", "story_gain")
-        },
+        **{name: [found[name] for found in rounds] for name in ("overhead", "first_s", "second_s")},
+        draft_gains={work: found["gain"] for work, found in drafts.items()},
         foreign_load=load.share(),
     )

@@ -1,10 +1,8 @@
-"""What the engine adds to a step, and what it saves: prefix cache, drafts. Runs in a process of its
-own."""
+"""What the engine adds to a step, and what its prefix cache saves. Runs in a process of its own."""
 
 from __future__ import annotations
 
 import json
-import statistics
 import time
 
 import glimmer
@@ -16,20 +14,6 @@ from glimmer.native import KVCache, StepInput, StepResult
 
 PREFIX_TOKENS, QUESTION_TOKENS = 2000, 16
 NUM_SEQUENCES, NUM_STEPS = 32, 60
-ANSWER_TOKENS = 160
-_PAGE = """def area(width, height):
-    return width * height
-
-def volume(width, height, depth):
-    return width * height * depth
-
-def perimeter(width, height):
-    return 2 * (width + height)
-
-"""
-# Three copies of a page, the fourth to be written: each token can be drafted.
-COPY = "".join(f"# Copy {n}\n{_PAGE}" for n in (1, 2, 3)) + "# Copy 4\n"
-STORY = "Once upon a time a fisherman found a lamp, and this is what he did with it:"
 
 
 def prefix_times(llm: LLM, seed: int) -> dict[str, float]:
@@ -91,26 +75,6 @@ def overhead(model: LoadedModel) -> float:
     return (total - seconds[0]) / total
 
 
-def drafts_gain(llm: LLM, prompt: str, temperature: float) -> float:
-    """How many times as fast an answer is with drafts: the median of pairs."""
-    ratios = []
-    for seed in range(5):
-        seconds = {}
-        for speculation in (False, True) if seed % 2 else (True, False):
-            params = SamplingParams(
-                temperature=temperature,
-                top_p=1,
-                seed=seed,
-                max_new_tokens=ANSWER_TOKENS,
-                ignore_eos=True,
-                speculation=speculation,
-            )
-            timing = llm.generate(prompt, params)[0].timing
-            seconds[speculation] = timing.total_s - timing.time_to_first_token_s
-        ratios.append(seconds[False] / seconds[True])
-    return statistics.median(ratios)
-
-
 def main() -> None:
     args = child.parser(__doc__).parse_args()
     model = glimmer.load(args.model, num_threads=args.threads)
@@ -118,8 +82,6 @@ def main() -> None:
     llm.generate("warm up", SamplingParams(max_new_tokens=8))
     result = {
         "overhead": overhead(model),
-        "copy_gain": drafts_gain(llm, COPY, 0.0),
-        "story_gain": drafts_gain(llm, STORY, 0.8),
         **prefix_times(llm, 0),
     }
     print(json.dumps(result), flush=True)

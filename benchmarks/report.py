@@ -197,8 +197,7 @@ def _engine_table(engine: EngineFigures) -> Table:
         "first token of 2016 tokens, s": engine.first_s,
         "first token with 2000 of them cached, s": engine.second_s,
         "the same as a ratio": engine.prefix_gains,
-        "drafts, answer that copies: x": engine.copy_gain,
-        "drafts, answer that does not: x": engine.story_gain,
+        **{f"drafts, {work}: x": gains for work, gains in engine.draft_gains.items()},
     }
     return _fill(table, rows)
 
