@@ -31,7 +31,7 @@ def test_a_match_is_one(text: list[int], data: st.DataObject) -> None:
         count = match.num_seen
         assert match.end < count
         if match.end:
-            assert 2 <= match.length <= LONGEST
+            assert match.length <= LONGEST
             assert text[match.end - match.length : match.end] == text[count - match.length : count]
 
 
@@ -64,8 +64,16 @@ def test_a_repeat_is_followed_through_a_growing_index() -> None:
     text = [*range(3000)] * 2
     match = followed(text, 3000)
     assert (match.end, match.length) == (3000, LONGEST)
-    match.follow([*text, 9999])
-    assert match.end == 0
+
+
+def test_a_repeat_goes_on_behind_a_changed_token_but_not_behind_two() -> None:
+    page = [*range(40)]
+    match = followed([*page, *page[:20], 99])
+    assert (match.end, match.length) == (21, 0)
+    match = followed([*page, *page[:20], 99, 21, 22])
+    assert (match.end, match.length) == (23, 2)
+    assert followed([*page, *page[:20], 99, 98]).end == 0
+    assert followed([*page, *page[:5], 99]).end == 0
 
 
 def test_a_long_text_takes_bounded_memory() -> None:

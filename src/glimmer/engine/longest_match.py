@@ -14,6 +14,8 @@ LONGEST = 32
 _ORDERS = (16, 6, 2)
 _BASE = 0x9E3779B97F4A7C15
 _POWERS = tuple(pow(_BASE, order, 2**64) for order in _ORDERS)
+_LONG = 8
+"""Tokens of a repeat in which a changed one is thought an edit, and the rest to follow."""
 _MIX = 0xD6E8FEB86659FD93
 _MASK = 2**64 - 1
 _FEWEST_BITS = 10
@@ -26,7 +28,8 @@ _Table: TypeAlias = "array[int]"
 class LongestMatch:
     """Follows one text: ``token_ids[end - length : end]`` is its end, further ahead.
 
-    A match goes on as long as the text repeats what stood there. Else its last 16, 6 and 2 tokens
+    A match goes on as long as the text repeats what stood there, and over one token that was
+    changed in a long repeat: its length then counts from there. Else the last 16, 6 and 2 tokens
     are looked up, each in a table of the places where so many stood last. A table is indexed by a
     hash and holds places alone; what is found there is compared token by token. So a text of
     100,000 tokens takes 12 MB, and a collision loses a match but never makes one.
@@ -74,6 +77,9 @@ class LongestMatch:
         if self.end and token_ids[self.end] == token_id:
             self.end += 1
             self.length = min(self.length + 1, LONGEST)
+        elif self.length >= _LONG:
+            self.end += 1
+            self.length = 0
         else:
             self.end = self.length = 0
         for i, order in enumerate(_ORDERS):
