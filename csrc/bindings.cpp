@@ -13,6 +13,7 @@
 #include "core/decoder.h"
 #include "core/error.h"
 #include "core/memory.h"
+#include "core/packing.h"
 #include "kernels/kernels.h"
 
 namespace nb = nanobind;
@@ -120,6 +121,24 @@ void step(Decoder& decoder, KVCache& cache, Vector<int32_t> token_ids, Vector<in
   decoder.step(cache, input, output);
 }
 
+// Sizes and types are checked by native/model.py.
+void pack(const std::string& dtype, Vector<uint8_t> data, int rows, int cols,
+          const std::string& kept, OutVector<uint8_t> packed, int num_threads) {
+  const DType stored = dtype_from_name(dtype), target = dtype_from_name(kept);
+  const nb::gil_scoped_release released;
+  ThreadPool pool(num_threads);
+  pack_matrix(stored, data.data(), rows, cols, target, packed.data(), pool);
+}
+
+void unpack(const std::string& dtype, Vector<uint8_t> packed, OutMatrix<float> out,
+            int num_threads) {
+  const DType type = dtype_from_name(dtype);
+  const nb::gil_scoped_release released;
+  ThreadPool pool(num_threads);
+  unpack_matrix(type, packed.data(), static_cast<int>(out.shape(0)), static_cast<int>(out.shape(1)),
+                out.data(), pool);
+}
+
 }  // namespace
 }  // namespace glimmer
 
@@ -142,6 +161,11 @@ NB_MODULE(_core, m) {
     for (const InstructionSet& set : instruction_sets()) names.push_back(set.name);
     return names;
   });
+  m.def("matrix_bytes", [](const std::string& dtype, int rows, int cols) {
+    return matrix_bytes(dtype_from_name(dtype), rows, cols);
+  });
+  m.def("pack_matrix", &pack);
+  m.def("unpack_matrix", &unpack);
   m.def("find_instruction_set",
         [](const std::string& name) { return find_instruction_set(name).name; });
   m.def("dtypes", [] {
@@ -242,6 +266,16 @@ NB_MODULE(_core, m) {
              const nb::gil_scoped_release released;
              d.weights().load(name, stored, shape, {data.data(), data.size()}, kept, d.pool());
            })
+      .def(
+          "adopt",
+          [](Decoder& d, const std::string& name, const std::string& dtype,
+             const std::vector<int64_t>& shape, Vector<uint8_t> packed) {
+            const DType type = dtype_from_name(dtype);
+            const nb::gil_scoped_release released;
+            d.weights().adopt(name, type, shape, {packed.data(), packed.size()});
+          },
+          nb::arg("name"), nb::arg("dtype"), nb::arg("shape"), nb::arg("packed").noconvert(),
+          nb::keep_alive<1, 5>())
       .def("finish", [](Decoder& d) { d.weights().finish(); })
       .def("step", &step, nb::arg("cache"), nb::arg("token_ids"), nb::arg("positions"),
            nb::arg("block_positions").none(), nb::arg("query_lengths"), nb::arg("kv_lengths"),

@@ -1,11 +1,13 @@
 #include "core/memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
 
 #include <algorithm>
+#include <cerrno>
 #include <string>
 #include <utility>
 
@@ -56,8 +58,22 @@ void trim_heap() {
 #endif
 }
 
+bool populate(const uint8_t* data, size_t bytes) {
+#if defined(__linux__)
+  constexpr int kPopulateRead = 22;  // MADV_POPULATE_READ of Linux 5.14, which older headers lack
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(data), start = begin / page * page;
+  if (bytes == 0) return true;
+  const int code = madvise(reinterpret_cast<void*>(start), begin + bytes - start, kPopulateRead);
+  return code == 0 || errno == EINVAL;  // an older kernel does not know the advice
+#else
+  (void)data, (void)bytes;
+  return true;
+#endif
+}
+
 uint8_t* Arena::allocate(size_t bytes) {
-  bytes = round_up(bytes, 64);
+  bytes = round_up(bytes, kAlignment);
   if (bytes > left_) {
     chunks_.emplace_back(std::max(bytes, kChunk));
     left_ = chunks_.back().size();

@@ -32,7 +32,13 @@ void grow(std::vector<T>& v, size_t n) {
 // Gives memory that was freed back to the operating system, where the allocator can.
 void trim_heap();
 
-// Hands out 64-byte aligned pieces of large mappings and frees them all at once.
+// Reads in mapped memory, so that no later touch waits for a disk. False where pages cannot be had:
+// the file behind them has become shorter, or its disk fails. True where the system cannot tell.
+bool populate(const uint8_t* data, size_t bytes);
+
+inline constexpr size_t kAlignment = 64;  // of packed weights: a cache line, and a kernel's line
+
+// Hands out aligned pieces of large mappings and frees them all at once.
 class Arena {
  public:
   uint8_t* allocate(size_t bytes);

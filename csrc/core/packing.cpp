@@ -1,8 +1,10 @@
 #include "core/packing.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "core/half.h"
 #include "kernels/tiles.h"
@@ -59,18 +61,12 @@ void split_nibbles(const uint8_t* bytes, int8_t* q) {
   }
 }
 
-// The 6-bit scales and minimums of q4_k and q5_k, of 8 groups in 12 bytes.
+// The 6-bit scales and minimums of 8 groups.
 void split_scales(const uint8_t* bytes, Parts& parts) {
   for (int g = 0; g < kMaxGroups; ++g) {
-    int scale, minimum;
-    if (g < 4) {
-      scale = bytes[g] & 63;
-      minimum = bytes[g + 4] & 63;
-    } else {
-      scale = (bytes[g + 4] & 15) | ((bytes[g - 4] >> 6) << 4);
-      minimum = (bytes[g + 4] >> 4) | ((bytes[g] >> 6) << 4);
-    }
-    parts.scale[g][0] = parts.scale[g][1] = static_cast<int8_t>(scale);
+    int8_t scale, minimum;
+    split_scale(bytes, g, scale, minimum);
+    parts.scale[g][0] = parts.scale[g][1] = scale;
     parts.minimum[g] = static_cast<int8_t>(-minimum);
   }
 }
@@ -263,8 +259,26 @@ float decode_float(DType dtype, const uint8_t* p) {
 
 }  // namespace
 
+void split_scale(const uint8_t* bytes, int g, int8_t& scale, int8_t& minimum) {
+  if (g < 4) {
+    scale = static_cast<int8_t>(bytes[g] & 63);
+    minimum = static_cast<int8_t>(bytes[g + 4] & 63);
+  } else {
+    scale = static_cast<int8_t>((bytes[g + 4] & 15) | ((bytes[g - 4] >> 6) << 4));
+    minimum = static_cast<int8_t>((bytes[g + 4] >> 4) | ((bytes[g] >> 6) << 4));
+  }
+}
+
 size_t row_bytes(DType dtype, int cols) {
   return static_cast<size_t>(cols / info(dtype).block_size) * info(dtype).block_bytes;
+}
+
+size_t strip_bytes(DType dtype, int cols) {
+  return static_cast<size_t>(cols / info(dtype).block_size) * info(dtype).strip_bytes;
+}
+
+size_t matrix_bytes(DType dtype, int rows, int cols) {
+  return strip_bytes(dtype, cols) * ((rows + kStripRows - 1) / kStripRows);
 }
 
 void decode_row(DType dtype, const uint8_t* row, int cols, float* out) {
@@ -406,6 +420,51 @@ void place_row(DType dtype, const uint8_t* row, int cols, int place, uint8_t* st
     row += type.block_bytes;
     strip += type.strip_bytes;
   }
+}
+
+void pack_matrix(DType dtype, const uint8_t* data, int rows, int cols, DType kept, uint8_t* packed,
+                 ThreadPool& pool) {
+  const size_t stored_bytes = row_bytes(dtype, cols), kept_bytes = row_bytes(kept, cols);
+  struct Scratch {
+    std::vector<float> floats;
+    std::vector<uint8_t> rows;
+  };
+  std::vector<Scratch> scratches(pool.num_threads());
+  if (kept != dtype) {
+    for (Scratch& s : scratches) {
+      s.floats.resize(cols);
+      s.rows.resize(kept_bytes * kStripRows);
+    }
+  }
+  std::atomic<int> next{0};
+  pool.run([&](int thread) {
+    Scratch& scratch = scratches[thread];
+    for (int first; (first = kStripRows * next.fetch_add(1)) < rows;) {
+      const int count = std::min(rows - first, kStripRows);
+      const uint8_t* from = data + first * stored_bytes;
+      if (kept != dtype) {
+        for (int row = 0; row < count; ++row) {
+          decode_row(dtype, from + row * stored_bytes, cols, scratch.floats.data());
+          encode_row(kept, scratch.floats.data(), cols, scratch.rows.data() + row * kept_bytes);
+        }
+        from = scratch.rows.data();
+      }
+      place_rows(kept, from, count, cols, packed + first / kStripRows * strip_bytes(kept, cols));
+    }
+  });
+}
+
+void unpack_matrix(DType dtype, const uint8_t* packed, int rows, int cols, float* out,
+                   ThreadPool& pool) {
+  std::atomic<int> next{0};
+  pool.run([&](int) {
+    for (int first; (first = kStripRows * next.fetch_add(1)) < rows;) {
+      const uint8_t* strip = packed + first / kStripRows * strip_bytes(dtype, cols);
+      for (int row = first; row < std::min(rows, first + kStripRows); ++row) {
+        unpack_row(dtype, strip, cols, row - first, out + static_cast<size_t>(row) * cols);
+      }
+    }
+  });
 }
 
 }  // namespace glimmer

@@ -1,13 +1,11 @@
 #include "core/weights.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "core/error.h"
-#include "core/half.h"
 #include "core/packing.h"
 #include "kernels/tiles.h"
 
@@ -18,6 +16,25 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text;
   for (const int64_t n : shape) text += (text.empty() ? "" : ", ") + std::to_string(n);
   return "[" + text + "]";
+}
+
+Error malformed(const std::string& name, const std::string& what) {
+  return Error(ErrorKind::kMalformedCheckpoint, "Weight \"" + name + "\" " + what);
+}
+
+void check_blocks(const std::string& name, DType dtype, int cols) {
+  const DTypeInfo& type = info(dtype);
+  if (cols % type.block_size == 0) return;
+  throw malformed(name, "has rows of " + std::to_string(cols) + " values, which " + type.name +
+                            " cannot hold: it stores blocks of " + std::to_string(type.block_size) +
+                            ".");
+}
+
+void check_size(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+                size_t size, size_t expected) {
+  if (size == expected) return;
+  throw malformed(name, "holds " + std::to_string(size) + " bytes, but " + shape_text(shape) +
+                            " as " + info(dtype).name + " takes " + std::to_string(expected) + ".");
 }
 
 }  // namespace
@@ -113,40 +130,32 @@ void Weights::expect(const std::string& name, std::vector<float>& floats,
   slots_[name] = Slot{.floats = &floats, .shape = std::move(shape)};
 }
 
+Weights::Slot& Weights::find_slot(const std::string& name, const std::vector<int64_t>& shape) {
+  const auto found = slots_.find(name);
+  if (found == slots_.end()) throw malformed(name, "is not part of this network.");
+  Slot& slot = found->second;
+  if (slot.loaded) throw malformed(name, "was given twice.");
+  if (shape != slot.shape) {
+    throw malformed(name, "has shape " + shape_text(shape) + ", but the network needs " +
+                              shape_text(slot.shape) + ".");
+  }
+  return slot;
+}
+
 void Weights::load(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
                    std::span<const uint8_t> data, std::optional<DType> target, ThreadPool& pool) {
-  const auto malformed = [&](const std::string& what) {
-    return Error(ErrorKind::kMalformedCheckpoint, "Weight \"" + name + "\" " + what);
-  };
-  const auto found = slots_.find(name);
-  if (found == slots_.end()) throw malformed("is not part of this network.");
-  Slot& slot = found->second;
-  if (slot.loaded) throw malformed("was given twice.");
-  if (shape != slot.shape) {
-    throw malformed("has shape " + shape_text(shape) + ", but the network needs " +
-                    shape_text(slot.shape) + ".");
-  }
-  const int cols = static_cast<int>(shape.back());
-  const int rows = shape.size() == 2 ? static_cast<int>(shape.front()) : 1;
+  Slot& slot = find_slot(name, shape);
+  const int rows = slot.rows(), cols = slot.cols();
   const DType kept = slot.floats ? DType::kF32 : slot.fixed.value_or(target.value_or(dtype));
-  for (const DType type : {dtype, kept}) {
-    if (cols % info(type).block_size != 0) {
-      throw malformed("has rows of " + std::to_string(cols) + " values, which " + info(type).name +
-                      " cannot hold: it stores blocks of " + std::to_string(info(type).block_size) +
-                      ".");
-    }
-  }
+  check_blocks(name, dtype, cols);
+  check_blocks(name, kept, cols);
   if (kept != dtype && !info(kept).writable) {
     throw Error(ErrorKind::kUnsupportedTensorType,
                 std::string("Weights cannot be converted to \"") + info(kept).name +
                     "\" here: it can only be read.");
   }
   const size_t stored_bytes = row_bytes(dtype, cols);
-  if (data.size() != stored_bytes * rows) {
-    throw malformed("holds " + std::to_string(data.size()) + " bytes, but " + shape_text(shape) +
-                    " as " + info(dtype).name + " takes " + std::to_string(stored_bytes * rows) +
-                    ".");
-  }
+  check_size(name, dtype, shape, data.size(), stored_bytes * rows);
   if (slot.floats) {
     slot.floats->resize(static_cast<size_t>(rows) * cols);
     for (int r = 0; r < rows; ++r) {
@@ -154,50 +163,54 @@ void Weights::load(const std::string& name, DType dtype, const std::vector<int64
                  slot.floats->data() + static_cast<size_t>(r) * cols);
     }
   } else {
-    pack(slot, dtype, data, kept, pool);
+    uint8_t* packed = arena_.allocate(matrix_bytes(kept, rows, cols));
+    pack_matrix(dtype, data.data(), rows, cols, kept, packed, pool);
+    set_matrix(slot, kept, packed);
   }
   slot.loaded = true;
 }
 
-void Weights::pack(Slot& slot, DType dtype, std::span<const uint8_t> data, DType kept,
-                   ThreadPool& pool) {
-  const int rows = static_cast<int>(slot.shape[0]), cols = static_cast<int>(slot.shape[1]);
-  const size_t stored_bytes = row_bytes(dtype, cols);
-  Matrix& m = *slot.matrix;
-  m.dtype = kept;
-  m.form = form_of(kept);
-  forms_ |= bit(m.form);
-  m.rows = rows;
-  m.cols = cols;
-  m.strip_bytes = static_cast<size_t>(cols / info(kept).block_size) * info(kept).strip_bytes;
-  uint8_t* packed = arena_.allocate(m.strip_bytes * m.num_strips());
-  m.data = packed;
-  struct Scratch {
-    std::vector<float> floats;
-    std::vector<uint8_t> stored;
-  };
-  std::vector<Scratch> scratches(pool.num_threads());
+void Weights::adopt(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+                    std::span<const uint8_t> packed) {
+  Slot& slot = find_slot(name, shape);
+  const int rows = slot.rows(), cols = slot.cols();
+  const DType kept = slot.floats ? DType::kF32 : slot.fixed.value_or(dtype);
   if (kept != dtype) {
-    for (Scratch& s : scratches) {
-      s.floats.resize(cols);
-      s.stored.resize(row_bytes(kept, cols));
-    }
+    throw malformed(name, std::string("is packed as ") + info(dtype).name + ", but it runs as " +
+                              info(kept).name + " alone.");
   }
-  std::atomic<int> next{0};
-  pool.run([&](int thread) {
-    Scratch& scratch = scratches[thread];
-    for (int strip; (strip = next.fetch_add(1)) < m.num_strips();) {
-      for (int row = strip * 16; row < std::min(rows, strip * 16 + 16); ++row) {
-        const uint8_t* stored = data.data() + row * stored_bytes;
-        if (kept != dtype) {
-          decode_row(dtype, stored, cols, scratch.floats.data());
-          encode_row(kept, scratch.floats.data(), cols, scratch.stored.data());
-          stored = scratch.stored.data();
-        }
-        place_row(kept, stored, cols, row % 16, packed + strip * m.strip_bytes);
-      }
-    }
-  });
+  check_blocks(name, dtype, cols);
+  const size_t size =
+      slot.floats ? row_bytes(dtype, cols) * rows : matrix_bytes(dtype, rows, cols);
+  check_size(name, dtype, shape, packed.size(), size);
+  if (reinterpret_cast<uintptr_t>(packed.data()) % kAlignment != 0) {
+    throw malformed(name, "does not begin at a multiple of " + std::to_string(kAlignment) +
+                              " bytes in memory.");
+  }
+  if (!populate(packed.data(), size)) {
+    throw malformed(name,
+                    "cannot be read from its file, which has become shorter or lies on a disk "
+                    "that fails.");
+  }
+  if (slot.floats) {
+    slot.floats->resize(static_cast<size_t>(rows) * cols);
+    std::memcpy(slot.floats->data(), packed.data(), size);
+  } else {
+    set_matrix(slot, dtype, packed.data());
+    adopted_bytes_ += size;
+  }
+  slot.loaded = true;
+}
+
+void Weights::set_matrix(const Slot& slot, DType dtype, const uint8_t* packed) {
+  Matrix& m = *slot.matrix;
+  m.dtype = dtype;
+  m.form = form_of(dtype);
+  forms_ |= bit(m.form);
+  m.rows = slot.rows();
+  m.cols = slot.cols();
+  m.strip_bytes = strip_bytes(dtype, m.cols);
+  m.data = packed;
 }
 
 void Weights::finish() const {

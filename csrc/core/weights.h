@@ -68,13 +68,18 @@ class Weights {
   // Throws Error: unknown or repeated name, wrong shape or size, a type that cannot be packed.
   void load(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
             std::span<const uint8_t> data, std::optional<DType> target, ThreadPool& pool);
+  // Takes one tensor as pack_matrix makes it, or plain float32 where load keeps that. A matrix is
+  // not copied: `packed`, aligned to 64 bytes, must stay as it is for as long as the weights live.
+  // Throws Error as load does, and where the pages of a mapped file cannot be read.
+  void adopt(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+             std::span<const uint8_t> packed);
   // Throws Error(kMalformedCheckpoint) that names what is missing.
   void finish() const;
 
   const Linear& head() const { return tied_head_ ? embedding : head_; }
   // The forms in which any matrix wants its inputs, one bit each.
   unsigned forms() const { return forms_; }
-  size_t packed_bytes() const { return arena_.used(); }
+  size_t packed_bytes() const { return arena_.used() + adopted_bytes_; }
 
   Linear embedding;
   std::vector<Layer> layers;
@@ -87,13 +92,18 @@ class Weights {
     std::vector<float>* floats = nullptr;  // ... or plain floats, row by row
     std::vector<int64_t> shape;
     bool loaded = false;
+
+    int rows() const { return shape.size() == 2 ? static_cast<int>(shape.front()) : 1; }
+    int cols() const { return static_cast<int>(shape.back()); }
   };
   void expect(const std::string& name, std::vector<float>& floats, std::vector<int64_t> shape);
   void expect(const std::string& name, Matrix& matrix, int rows, int cols,
               std::optional<DType> fixed = {});
   void expect_layer(const Architecture& architecture, const std::string& prefix, Layer& layer);
 
-  void pack(Slot& slot, DType dtype, std::span<const uint8_t> data, DType kept, ThreadPool& pool);
+  // The slot of that name and shape, which nothing has filled yet.
+  Slot& find_slot(const std::string& name, const std::vector<int64_t>& shape);
+  void set_matrix(const Slot& slot, DType dtype, const uint8_t* packed);
   Form form_of(DType dtype) const;
 
   const bool tied_head_;
@@ -102,6 +112,7 @@ class Weights {
   unsigned forms_ = 0;
   std::map<std::string, Slot> slots_;
   Arena arena_;
+  size_t adopted_bytes_ = 0;
 };
 
 }  // namespace glimmer

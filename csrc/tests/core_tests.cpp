@@ -18,6 +18,7 @@
 #include "core/decoder.h"
 #include "core/error.h"
 #include "core/half.h"
+#include "core/memory.h"
 #include "core/packing.h"
 #include "kernels/kernels.h"
 
@@ -111,7 +112,8 @@ Architecture tiny(Random& random) {
   return a;
 }
 
-void load(Decoder& d, Random random, DType kept) {
+// With `packed`, weights are packed into it and adopted from there.
+void load(Decoder& d, Random random, DType kept, std::vector<Pages>* packed = nullptr) {
   const Architecture& a = d.architecture();
   const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
     int64_t size = 1;
@@ -121,7 +123,23 @@ void load(Decoder& d, Random random, DType kept) {
       for (float& x : v) x += 1;
     }
     const auto* bytes = reinterpret_cast<const uint8_t*>(v.data());
-    d.weights().load(name, DType::kF32, shape, {bytes, v.size() * sizeof(float)}, kept, d.pool());
+    const size_t stored_bytes = v.size() * sizeof(float);
+    if (packed == nullptr) {
+      d.weights().load(name, DType::kF32, shape, {bytes, stored_bytes}, kept, d.pool());
+      return;
+    }
+    const bool plain = shape.size() == 1 || name.find("prefix_") != std::string::npos;
+    const bool router = name.find("router") != std::string::npos;
+    const DType type = plain || router ? DType::kF32 : kept;
+    const int rows = static_cast<int>(shape.front()), cols = static_cast<int>(shape.back());
+    const size_t packed_size = plain ? stored_bytes : matrix_bytes(type, rows, cols);
+    uint8_t* to = packed->emplace_back(packed_size).data();
+    if (plain) {
+      std::memcpy(to, bytes, packed_size);
+    } else {
+      pack_matrix(DType::kF32, bytes, rows, cols, type, to, d.pool());
+    }
+    d.weights().adopt(name, type, shape, {to, packed_size});
   };
   const auto linear = [&](const std::string& name, int64_t rows, int64_t cols, bool bias) {
     add(name + ".weight", {rows, cols});
@@ -367,6 +385,75 @@ void test_long_context() {
 }
 
 // Norms and activations: the same bits on every instruction set, near the exact values.
+// Rows placed together are rows placed one by one, whatever their number and width.
+void test_place_rows() {
+  Random random(4);
+  for (int t = 0; t < kNumDTypes; ++t) {
+    const auto dtype = static_cast<DType>(t);
+    const DTypeInfo& type = info(dtype);
+    for (const int blocks : {1, 3, 8, 13}) {
+      const int cols = blocks * type.block_size;
+      for (const int num_rows : {1, 15, 16}) {
+        const size_t stored_bytes = row_bytes(dtype, cols);
+        std::vector<uint8_t> rows(stored_bytes * num_rows);
+        for (uint8_t& byte : rows) byte = static_cast<uint8_t>(random());
+        std::vector<uint8_t> one(strip_bytes(dtype, cols)), all(one.size());
+        for (int row = 0; row < num_rows; ++row) {
+          place_row(dtype, rows.data() + row * stored_bytes, cols, row, one.data());
+        }
+        place_rows(dtype, rows.data(), num_rows, cols, all.data());
+        expect(one == all, std::to_string(num_rows) + " rows of " + std::to_string(cols) + " " +
+                               type.name + " placed together");
+      }
+    }
+  }
+}
+
+// Weights that lie packed in memory give what those give that are packed at load.
+void test_adopted() {
+  for (int seed = 0; seed < 6; ++seed) {
+    Random random(seed);
+    const Architecture a = tiny(random);
+    for (const DType dtype : {DType::kBF16, DType::kQ8_0, DType::kQ4_0}) {
+      Decoder loaded(a, 2, "", Form::kInt8);
+      Decoder adopted(a, 2, "", Form::kInt8);
+      std::vector<Pages> packed;
+      load(loaded, random, dtype);
+      load(adopted, random, dtype, &packed);
+      expect(
+          loaded.weights().packed_bytes() <= adopted.weights().packed_bytes() + 64 * packed.size(),
+          "adopted bytes are counted");
+      Batch batch(a);
+      batch.add({1, 2, 3, 4, 5, 6}, 0, 2);
+      KVCache first(loaded, KVDType::kF16, 2), second(adopted, KVDType::kF16, 2);
+      expect(batch.run(loaded, first) == batch.run(adopted, second), "logits of adopted weights");
+    }
+  }
+}
+
+void test_adopted_errors() {
+  Random random(1);
+  const Architecture a = tiny(random);
+  Decoder d(a, 1, "", Form::kInt8);
+  Pages pages(matrix_bytes(DType::kF32, a.vocab_size, a.hidden_size) + 64);
+  const size_t size = matrix_bytes(DType::kQ8_0, a.vocab_size, a.hidden_size);
+  const std::vector<int64_t> shape{a.vocab_size, a.hidden_size};
+  const auto adopt = [&](const char* name, DType dtype, size_t start, size_t bytes) {
+    d.weights().adopt(name, dtype, shape, {pages.data() + start, bytes});
+  };
+  const ErrorKind kind = ErrorKind::kMalformedCheckpoint;
+  expect_error(kind, "takes", [&] { adopt("embedding.weight", DType::kQ8_0, 0, size - 1); });
+  expect_error(kind, "multiple of 64", [&] { adopt("embedding.weight", DType::kQ8_0, 4, size); });
+  expect_error(kind, "not part", [&] { adopt("embedding.bias", DType::kQ8_0, 0, size); });
+  expect_error(kind, "blocks of 256", [&] { adopt("embedding.weight", DType::kQ4K, 0, size); });
+  adopt("embedding.weight", DType::kQ8_0, 0, size);
+  expect_error(kind, "twice", [&] { adopt("embedding.weight", DType::kQ8_0, 0, size); });
+  expect_error(kind, "float32 alone", [&] {
+    d.weights().adopt("final_norm.weight", DType::kF16, {a.hidden_size},
+                      {pages.data(), static_cast<size_t>(a.hidden_size) * 2});
+  });
+}
+
 void test_elementwise() {
   Random random(17);
   for (const int n : {1, 7, 8, 9, 31, 32, 33, 40, 127}) {
@@ -539,6 +626,9 @@ int main() {
   test_half();
   test_steps();
   test_packing();
+  test_place_rows();
+  test_adopted();
+  test_adopted_errors();
   test_long_context();
   test_elementwise();
   test_sampling();
