@@ -6,7 +6,7 @@ import json
 import time
 
 import glimmer
-from benchmarks import child, workload
+from benchmarks import child, load_times, workload
 from benchmarks.glimmer_engine import decode_tokens_per_s
 from benchmarks.process_memory import peak_bytes, resident_bytes
 from glimmer import LLM, RequestOutput, SamplingParams
@@ -57,7 +57,7 @@ class BatchedLLM:
 
 def main() -> None:
     parser = child.parser(__doc__)
-    parser.add_argument("task", choices=["prefill", "decode", "memory", "batches"])
+    parser.add_argument("task", choices=["prefill", "decode", "memory", "batches", "load"])
     parser.add_argument("--activations", choices=["auto", "int8", "int16"], default="auto")
     args = parser.parse_args()
     imported = resident_bytes()
@@ -83,6 +83,15 @@ def main() -> None:
             result["tokens_per_s"] = workload.batch_tokens_per_s(BatchedLLM(llm))
             result["decode_tokens_per_s"] = {
                 size: decode_tokens_per_s(model, size) for size in workload.BATCH_SIZES
+            }
+        case "load":
+            _generate(llm, 1, 1, seed=0)
+            result |= {
+                "seconds": load_s,
+                "first_token_s": time.perf_counter() - start,
+                "peak_bytes": peak_bytes(),
+                "file_bytes": load_times.weights_bytes(args.model),
+                "kv_bytes": load_times.kv_bytes(args.model, BLOCK_SIZE),
             }
         case "memory":
             loaded = resident_bytes()

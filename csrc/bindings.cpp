@@ -3,11 +3,13 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/decoder.h"
@@ -45,6 +47,10 @@ const char* error_class(ErrorKind kind) {
       return "OutOfMemoryError";
   }
   return "GlimmerError";
+}
+
+std::optional<DType> optional_dtype(const std::optional<std::string>& name) {
+  return name ? std::optional(dtype_from_name(*name)) : std::nullopt;
 }
 
 // Arrays of one value per logit row.
@@ -121,24 +127,6 @@ void step(Decoder& decoder, KVCache& cache, Vector<int32_t> token_ids, Vector<in
   decoder.step(cache, input, output);
 }
 
-// Sizes and types are checked by native/model.py.
-void pack(const std::string& dtype, Vector<uint8_t> data, int rows, int cols,
-          const std::string& kept, OutVector<uint8_t> packed, int num_threads) {
-  const DType stored = dtype_from_name(dtype), target = dtype_from_name(kept);
-  const nb::gil_scoped_release released;
-  ThreadPool pool(num_threads);
-  pack_matrix(stored, data.data(), rows, cols, target, packed.data(), pool);
-}
-
-void unpack(const std::string& dtype, Vector<uint8_t> packed, OutMatrix<float> out,
-            int num_threads) {
-  const DType type = dtype_from_name(dtype);
-  const nb::gil_scoped_release released;
-  ThreadPool pool(num_threads);
-  unpack_matrix(type, packed.data(), static_cast<int>(out.shape(0)), static_cast<int>(out.shape(1)),
-                out.data(), pool);
-}
-
 }  // namespace
 }  // namespace glimmer
 
@@ -155,17 +143,14 @@ NB_MODULE(_core, m) {
   });
 
   m.attr("BLOCK_SIZE") = kPageTokens;
+  m.attr("PACKED_ALIGNMENT") = kAlignment;
+  m.attr("PACKED_LAYOUT") = kPackedLayout;
   m.def("trim_heap", &trim_heap);
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
     for (const InstructionSet& set : instruction_sets()) names.push_back(set.name);
     return names;
   });
-  m.def("matrix_bytes", [](const std::string& dtype, int rows, int cols) {
-    return matrix_bytes(dtype_from_name(dtype), rows, cols);
-  });
-  m.def("pack_matrix", &pack);
-  m.def("unpack_matrix", &unpack);
   m.def("find_instruction_set",
         [](const std::string& name) { return find_instruction_set(name).name; });
   m.def("dtypes", [] {
@@ -261,21 +246,37 @@ NB_MODULE(_core, m) {
               const std::vector<int64_t>& shape, Vector<uint8_t> data,
               const std::optional<std::string>& target) {
              const DType stored = dtype_from_name(dtype);
-             const std::optional<DType> kept =
-                 target ? std::optional(dtype_from_name(*target)) : std::nullopt;
+             const std::optional<DType> kept = optional_dtype(target);
              const nb::gil_scoped_release released;
              d.weights().load(name, stored, shape, {data.data(), data.size()}, kept, d.pool());
            })
-      .def(
-          "adopt",
-          [](Decoder& d, const std::string& name, const std::string& dtype,
-             const std::vector<int64_t>& shape, Vector<uint8_t> packed) {
-            const DType type = dtype_from_name(dtype);
-            const nb::gil_scoped_release released;
-            d.weights().adopt(name, type, shape, {packed.data(), packed.size()});
-          },
-          nb::arg("name"), nb::arg("dtype"), nb::arg("shape"), nb::arg("packed").noconvert(),
-          nb::keep_alive<1, 5>())
+      .def("kept",
+           [](const Decoder& d, const std::string& name, const std::string& dtype,
+              const std::vector<int64_t>& shape, const std::optional<std::string>& target) {
+             const Weights::Kept kept =
+                 d.weights().kept(name, dtype_from_name(dtype), shape, optional_dtype(target));
+             return std::pair<std::string, size_t>(info(kept.dtype).name, kept.bytes);
+           })
+      .def("pack",
+           [](Decoder& d, const std::string& name, const std::string& dtype,
+              const std::vector<int64_t>& shape, Vector<uint8_t> data,
+              const std::optional<std::string>& target, OutVector<uint8_t> out) {
+             const DType stored = dtype_from_name(dtype);
+             const std::optional<DType> kept = optional_dtype(target);
+             const nb::gil_scoped_release released;
+             d.weights().pack(name, stored, shape, {data.data(), data.size()}, kept,
+                              {out.data(), out.size()}, d.pool());
+           })
+      .def("adopt",
+           [](Decoder& d, const std::string& name, const std::string& dtype,
+              const std::vector<int64_t>& shape, Vector<uint8_t> packed,
+              const std::optional<std::string>& target, std::optional<bool> in_place) {
+             const DType type = dtype_from_name(dtype);
+             const std::optional<DType> kept = optional_dtype(target);
+             const nb::gil_scoped_release released;
+             return d.weights().adopt(name, type, shape, {packed.data(), packed.size()}, kept,
+                                      in_place, d.pool());
+           })
       .def("finish", [](Decoder& d) { d.weights().finish(); })
       .def("step", &step, nb::arg("cache"), nb::arg("token_ids"), nb::arg("positions"),
            nb::arg("block_positions").none(), nb::arg("query_lengths"), nb::arg("kv_lengths"),

@@ -15,6 +15,7 @@ from glimmer.checkpoints import open_checkpoint
 from glimmer.errors import InvalidParameterError, OutputError
 from glimmer.families import all_families
 from glimmer.model_source import ModelSource
+from glimmer.packed_source import open_source
 from glimmer.quantization import quantize
 from tests.support import families
 from tests.support.tiny_gguf import tiny_gguf
@@ -95,7 +96,7 @@ def test_conversion_keeps_the_model(
     written = export.convert(source, tmp_path / "out", to, family=family)
     assert written.path == tmp_path / "out"
     with open_checkpoint(tmp_path / "out") as checkpoint:  # it is recognised by itself
-        assert ModelSource(checkpoint).family.name == family
+        assert open_source(checkpoint).family.name == family
     same_model(source, tmp_path / "out", family)
 
 

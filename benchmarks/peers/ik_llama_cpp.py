@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import ctypes
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import ik_llama_cpp._ctypes_api as lib
 
-from benchmarks import child, workload
+from benchmarks import child, load_times, workload
 from benchmarks.peers.llama_cpp import LlamaCppEngine
 from benchmarks.random_models import VOCAB_SIZE
 
@@ -83,12 +84,18 @@ class IkLlamaCppEngine(LlamaCppEngine):
 
 def main() -> None:
     parser = child.parser(__doc__)
-    parser.add_argument("task", choices=["prefill", "decode", "context", "batches"])
+    parser.add_argument("task", choices=["prefill", "decode", "context", "batches", "load"])
     parser.add_argument("--contexts", type=child.numbers, default=[])
     args = parser.parse_args()
     num_sequences = max(workload.BATCH_SIZES) if args.task == "batches" else 1
     room = max([workload.ROOM_TOKENS, *args.contexts]) + 2 * workload.CONTEXT_DECODE_TOKENS
+    start = time.perf_counter()
     engine = IkLlamaCppEngine(Path(args.model), args.threads, num_sequences, room)
+    load_s = time.perf_counter() - start
+    if args.task == "load":
+        result = load_times.of_loaded(engine, args.model, room, start, load_s)
+        print(json.dumps(result), flush=True)
+        return
     found: object
     match args.task:
         case "prefill":

@@ -12,10 +12,12 @@ from types import ModuleType
 
 import numpy as np
 
-from benchmarks import child, reference, workload
+from benchmarks import child, load_times, reference, workload
 from benchmarks.process_memory import peak_bytes
 
-_TASKS = ("probe", "requantize", "prefill", "decode", "memory", "accuracy", "batches", "context")
+_TASKS = (
+    "probe", "requantize", "prefill", "decode", "memory", "accuracy", "batches", "context", "load",
+)  # fmt: skip
 
 
 class LlamaCppEngine:
@@ -188,6 +190,8 @@ def main() -> None:
         case "memory":
             workload.fill_context(engine)
             result |= {"load_s": load_s, "peak_bytes": peak_bytes()}
+        case "load":
+            result |= load_times.of_loaded(engine, args.model, room, start, load_s)
         case "accuracy":
             result |= reference.compare(args.reference, engine.logits)
     del log

@@ -251,6 +251,42 @@ void repack(DType dtype, const uint8_t* stored, int place, uint8_t* strip) {
   }
 }
 
+// Calls work(thread, first row, number of rows) for every strip, on all threads.
+template <class Work>
+void each_strip(int rows, ThreadPool& pool, const Work& work) {
+  std::atomic<int> next{0};
+  pool.run([&](int thread) {
+    for (int first; (first = kStripRows * next.fetch_add(1)) < rows;) {
+      work(thread, first, std::min(rows - first, kStripRows));
+    }
+  });
+}
+
+// Packs rows that decode(row, out) gives as float32.
+template <class Decode>
+void convert_rows(DType kept, uint8_t* packed, int rows, int cols, ThreadPool& pool,
+                  const Decode& decode) {
+  const size_t kept_bytes = row_bytes(kept, cols);
+  struct Scratch {
+    std::vector<float> floats;
+    std::vector<uint8_t> rows;
+  };
+  std::vector<Scratch> scratches(pool.num_threads());
+  for (Scratch& s : scratches) {
+    s.floats.resize(cols);
+    s.rows.resize(kept_bytes * kStripRows);
+  }
+  each_strip(rows, pool, [&](int thread, int first, int count) {
+    Scratch& s = scratches[thread];
+    for (int row = 0; row < count; ++row) {
+      decode(first + row, s.floats.data());
+      encode_row(kept, s.floats.data(), cols, s.rows.data() + row * kept_bytes);
+    }
+    place_rows(kept, s.rows.data(), count, cols,
+               packed + first / kStripRows * strip_bytes(kept, cols));
+  });
+}
+
 float decode_float(DType dtype, const uint8_t* p) {
   if (dtype == DType::kF32) return read<float>(p);
   const auto bits = read<uint16_t>(p);
@@ -424,46 +460,24 @@ void place_row(DType dtype, const uint8_t* row, int cols, int place, uint8_t* st
 
 void pack_matrix(DType dtype, const uint8_t* data, int rows, int cols, DType kept, uint8_t* packed,
                  ThreadPool& pool) {
-  const size_t stored_bytes = row_bytes(dtype, cols), kept_bytes = row_bytes(kept, cols);
-  struct Scratch {
-    std::vector<float> floats;
-    std::vector<uint8_t> rows;
-  };
-  std::vector<Scratch> scratches(pool.num_threads());
+  const size_t stored_bytes = row_bytes(dtype, cols);
   if (kept != dtype) {
-    for (Scratch& s : scratches) {
-      s.floats.resize(cols);
-      s.rows.resize(kept_bytes * kStripRows);
-    }
+    convert_rows(kept, packed, rows, cols, pool, [&](int row, float* out) {
+      decode_row(dtype, data + row * stored_bytes, cols, out);
+    });
+    return;
   }
-  std::atomic<int> next{0};
-  pool.run([&](int thread) {
-    Scratch& scratch = scratches[thread];
-    for (int first; (first = kStripRows * next.fetch_add(1)) < rows;) {
-      const int count = std::min(rows - first, kStripRows);
-      const uint8_t* from = data + first * stored_bytes;
-      if (kept != dtype) {
-        for (int row = 0; row < count; ++row) {
-          decode_row(dtype, from + row * stored_bytes, cols, scratch.floats.data());
-          encode_row(kept, scratch.floats.data(), cols, scratch.rows.data() + row * kept_bytes);
-        }
-        from = scratch.rows.data();
-      }
-      place_rows(kept, from, count, cols, packed + first / kStripRows * strip_bytes(kept, cols));
-    }
+  each_strip(rows, pool, [&](int, int first, int count) {
+    place_rows(dtype, data + first * stored_bytes, count, cols,
+               packed + first / kStripRows * strip_bytes(dtype, cols));
   });
 }
 
-void unpack_matrix(DType dtype, const uint8_t* packed, int rows, int cols, float* out,
-                   ThreadPool& pool) {
-  std::atomic<int> next{0};
-  pool.run([&](int) {
-    for (int first; (first = kStripRows * next.fetch_add(1)) < rows;) {
-      const uint8_t* strip = packed + first / kStripRows * strip_bytes(dtype, cols);
-      for (int row = first; row < std::min(rows, first + kStripRows); ++row) {
-        unpack_row(dtype, strip, cols, row - first, out + static_cast<size_t>(row) * cols);
-      }
-    }
+void convert_packed(DType dtype, const uint8_t* from, int rows, int cols, DType kept, uint8_t* to,
+                    ThreadPool& pool) {
+  convert_rows(kept, to, rows, cols, pool, [&](int row, float* out) {
+    const uint8_t* strip = from + row / kStripRows * strip_bytes(dtype, cols);
+    unpack_row(dtype, strip, cols, row % kStripRows, out);
   });
 }
 

@@ -9,6 +9,9 @@
 
 namespace glimmer {
 
+// Counts up whenever the bytes that pack_matrix makes change: files hold them.
+inline constexpr int kPackedLayout = 1;
+
 // Bytes of a stored row of `cols` weights, which fill whole blocks.
 size_t row_bytes(DType dtype, int cols);
 
@@ -35,9 +38,9 @@ void place_rows(DType dtype, const uint8_t* rows, int num_rows, int cols, uint8_
 void pack_matrix(DType dtype, const uint8_t* data, int rows, int cols, DType kept, uint8_t* packed,
                  ThreadPool& pool);
 
-// And back to float32, [rows][cols].
-void unpack_matrix(DType dtype, const uint8_t* packed, int rows, int cols, float* out,
-                   ThreadPool& pool);
+// Strips of one type to zeroed strips of another, by way of float32.
+void convert_packed(DType dtype, const uint8_t* from, int rows, int cols, DType kept, uint8_t* to,
+                    ThreadPool& pool);
 
 // Scale and minimum of group `g`, 0..7, in the 12 bytes of a block of q4_k or q5_k.
 void split_scale(const uint8_t* bytes, int g, int8_t& scale, int8_t& minimum);

@@ -1,6 +1,7 @@
 #include "core/weights.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -35,6 +36,17 @@ void check_size(const std::string& name, DType dtype, const std::vector<int64_t>
   if (size == expected) return;
   throw malformed(name, "holds " + std::to_string(size) + " bytes, but " + shape_text(shape) +
                             " as " + info(dtype).name + " takes " + std::to_string(expected) + ".");
+}
+
+// By all threads: pages are zeroed as they are first touched, which one thread does slowly.
+void copy(std::span<const uint8_t> from, uint8_t* to, ThreadPool& pool) {
+  constexpr size_t kPiece = size_t{1} << 20;
+  std::atomic<size_t> next{0};
+  pool.run([&](int) {
+    for (size_t at; (at = next.fetch_add(kPiece)) < from.size();) {
+      std::memcpy(to + at, from.data() + at, std::min(kPiece, from.size() - at));
+    }
+  });
 }
 
 }  // namespace
@@ -130,76 +142,111 @@ void Weights::expect(const std::string& name, std::vector<float>& floats,
   slots_[name] = Slot{.floats = &floats, .shape = std::move(shape)};
 }
 
-Weights::Slot& Weights::find_slot(const std::string& name, const std::vector<int64_t>& shape) {
-  const auto found = slots_.find(name);
-  if (found == slots_.end()) throw malformed(name, "is not part of this network.");
-  Slot& slot = found->second;
-  if (slot.loaded) throw malformed(name, "was given twice.");
-  if (shape != slot.shape) {
-    throw malformed(name, "has shape " + shape_text(shape) + ", but the network needs " +
-                              shape_text(slot.shape) + ".");
-  }
-  return slot;
+size_t Weights::Slot::packed_bytes(DType dtype) const {
+  return floats ? row_bytes(dtype, cols()) * rows() : matrix_bytes(dtype, rows(), cols());
 }
 
-void Weights::load(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
-                   std::span<const uint8_t> data, std::optional<DType> target, ThreadPool& pool) {
-  Slot& slot = find_slot(name, shape);
-  const int rows = slot.rows(), cols = slot.cols();
+const Weights::Slot& Weights::find_slot(const std::string& name,
+                                        const std::vector<int64_t>& shape) const {
+  const auto found = slots_.find(name);
+  if (found == slots_.end()) throw malformed(name, "is not part of this network.");
+  if (shape != found->second.shape) {
+    throw malformed(name, "has shape " + shape_text(shape) + ", but the network needs " +
+                              shape_text(found->second.shape) + ".");
+  }
+  return found->second;
+}
+
+Weights::Kept Weights::kept(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+                            std::optional<DType> target) const {
+  const Slot& slot = find_slot(name, shape);
   const DType kept = slot.floats ? DType::kF32 : slot.fixed.value_or(target.value_or(dtype));
-  check_blocks(name, dtype, cols);
-  check_blocks(name, kept, cols);
+  check_blocks(name, dtype, slot.cols());
+  check_blocks(name, kept, slot.cols());
   if (kept != dtype && !info(kept).writable) {
     throw Error(ErrorKind::kUnsupportedTensorType,
                 std::string("Weights cannot be converted to \"") + info(kept).name +
                     "\" here: it can only be read.");
   }
+  return {kept, slot.packed_bytes(kept)};
+}
+
+void Weights::pack(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+                   std::span<const uint8_t> data, std::optional<DType> target,
+                   std::span<uint8_t> out, ThreadPool& pool) const {
+  const auto [kept, bytes] = this->kept(name, dtype, shape, target);
+  const Slot& slot = find_slot(name, shape);
+  const int rows = slot.rows(), cols = slot.cols();
   const size_t stored_bytes = row_bytes(dtype, cols);
   check_size(name, dtype, shape, data.size(), stored_bytes * rows);
-  if (slot.floats) {
-    slot.floats->resize(static_cast<size_t>(rows) * cols);
-    for (int r = 0; r < rows; ++r) {
-      decode_row(dtype, data.data() + r * stored_bytes, cols,
-                 slot.floats->data() + static_cast<size_t>(r) * cols);
-    }
-  } else {
-    uint8_t* packed = arena_.allocate(matrix_bytes(kept, rows, cols));
-    pack_matrix(dtype, data.data(), rows, cols, kept, packed, pool);
-    set_matrix(slot, kept, packed);
+  check_size(name, kept, shape, out.size(), bytes);
+  if (!slot.floats) {
+    pack_matrix(dtype, data.data(), rows, cols, kept, out.data(), pool);
+    return;
   }
+  std::vector<float> floats(cols);
+  for (int r = 0; r < rows; ++r) {
+    decode_row(dtype, data.data() + r * stored_bytes, cols, floats.data());
+    std::memcpy(out.data() + r * cols * sizeof(float), floats.data(), cols * sizeof(float));
+  }
+}
+
+std::span<uint8_t> Weights::place(const std::string& name, const Kept& kept) {
+  Slot& slot = slots_.at(name);
+  if (slot.loaded) throw malformed(name, "was given twice.");
+  if (!slot.floats) return {arena_.allocate(kept.bytes), kept.bytes};
+  slot.floats->resize(kept.bytes / sizeof(float));
+  return {reinterpret_cast<uint8_t*>(slot.floats->data()), kept.bytes};
+}
+
+void Weights::load(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+                   std::span<const uint8_t> data, std::optional<DType> target, ThreadPool& pool) {
+  const Kept kept = this->kept(name, dtype, shape, target);
+  Slot& slot = slots_.at(name);
+  check_size(name, dtype, shape, data.size(), row_bytes(dtype, slot.cols()) * slot.rows());
+  const std::span<uint8_t> out = place(name, kept);
+  pack(name, dtype, shape, data, target, out, pool);
+  if (slot.matrix) set_matrix(slot, kept.dtype, out.data());
   slot.loaded = true;
 }
 
-void Weights::adopt(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
-                    std::span<const uint8_t> packed) {
-  Slot& slot = find_slot(name, shape);
-  const int rows = slot.rows(), cols = slot.cols();
-  const DType kept = slot.floats ? DType::kF32 : slot.fixed.value_or(dtype);
-  if (kept != dtype) {
+bool Weights::adopt(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+                    std::span<const uint8_t> packed, std::optional<DType> target,
+                    std::optional<bool> in_place, ThreadPool& pool) {
+  const Kept kept = this->kept(name, dtype, shape, target);
+  Slot& slot = slots_.at(name);
+  if ((slot.floats || slot.fixed) && kept.dtype != dtype) {
     throw malformed(name, std::string("is packed as ") + info(dtype).name + ", but it runs as " +
-                              info(kept).name + " alone.");
+                              info(kept.dtype).name + " alone.");
   }
-  check_blocks(name, dtype, cols);
-  const size_t size =
-      slot.floats ? row_bytes(dtype, cols) * rows : matrix_bytes(dtype, rows, cols);
-  check_size(name, dtype, shape, packed.size(), size);
+  check_size(name, dtype, shape, packed.size(), slot.packed_bytes(dtype));
   if (reinterpret_cast<uintptr_t>(packed.data()) % kAlignment != 0) {
     throw malformed(name, "does not begin at a multiple of " + std::to_string(kAlignment) +
                               " bytes in memory.");
   }
-  if (!populate(packed.data(), size)) {
+  if (slot.loaded) throw malformed(name, "was given twice.");
+  if (!populate(packed.data(), packed.size())) {
     throw malformed(name,
                     "cannot be read from its file, which has become shorter or lies on a disk "
                     "that fails.");
   }
-  if (slot.floats) {
-    slot.floats->resize(static_cast<size_t>(rows) * cols);
-    std::memcpy(slot.floats->data(), packed.data(), size);
-  } else {
+  const bool may_stay = slot.matrix && kept.dtype == dtype;
+  const bool stays =
+      may_stay && (in_place ? *in_place : in_large_pages(packed.data(), packed.size()));
+  if (stays) {
     set_matrix(slot, dtype, packed.data());
-    adopted_bytes_ += size;
+    adopted_bytes_ += packed.size();
+  } else {
+    const std::span<uint8_t> out = place(name, kept);
+    if (kept.dtype == dtype) {
+      copy(packed, out.data(), pool);
+    } else {
+      convert_packed(dtype, packed.data(), slot.rows(), slot.cols(), kept.dtype, out.data(), pool);
+    }
+    if (slot.matrix) set_matrix(slot, kept.dtype, out.data());
   }
   slot.loaded = true;
+  return stays;
 }
 
 void Weights::set_matrix(const Slot& slot, DType dtype, const uint8_t* packed) {

@@ -63,16 +63,30 @@ class Weights {
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
 
-  // Packs one tensor, stored row by row as `dtype`; a matrix is kept as `target`, or as stored, but
-  // a router, a vector and a trained prefix always as float32.
-  // Throws Error: unknown or repeated name, wrong shape or size, a type that cannot be packed.
+  // How a weight is kept: a matrix packed as `target`, or as it is stored, but a router, a vector
+  // and a trained prefix always as float32, the last two row by row.
+  // Throws Error: unknown name, wrong shape, a type that cannot be packed.
+  struct Kept {
+    DType dtype;
+    size_t bytes;
+  };
+  Kept kept(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+            std::optional<DType> target) const;
+  // Makes `out`, zeroed, of one tensor that is stored row by row as `dtype`.
+  // Throws Error as kept, and for a wrong size.
+  void pack(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+            std::span<const uint8_t> data, std::optional<DType> target, std::span<uint8_t> out,
+            ThreadPool& pool) const;
+  // Packs one tensor into memory of its own. Throws Error as pack, and for a repeated name.
   void load(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
             std::span<const uint8_t> data, std::optional<DType> target, ThreadPool& pool);
-  // Takes one tensor as pack_matrix makes it, or plain float32 where load keeps that. A matrix is
-  // not copied: `packed`, aligned to 64 bytes, must stay as it is for as long as the weights live.
-  // Throws Error as load does, and where the pages of a mapped file cannot be read.
-  void adopt(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
-             std::span<const uint8_t> packed);
+  // Takes one tensor that `pack` made. A matrix stays where it lies if it needs no conversion and
+  // `in_place` says so, or, where that is not given, if it lies in large pages: then true is
+  // returned, and `packed` must stay as it is for as long as the weights live. Else it is copied.
+  // Throws Error as load, and where the pages of a mapped file cannot be read.
+  bool adopt(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+             std::span<const uint8_t> packed, std::optional<DType> target,
+             std::optional<bool> in_place, ThreadPool& pool);
   // Throws Error(kMalformedCheckpoint) that names what is missing.
   void finish() const;
 
@@ -95,14 +109,16 @@ class Weights {
 
     int rows() const { return shape.size() == 2 ? static_cast<int>(shape.front()) : 1; }
     int cols() const { return static_cast<int>(shape.back()); }
+    size_t packed_bytes(DType dtype) const;
   };
   void expect(const std::string& name, std::vector<float>& floats, std::vector<int64_t> shape);
   void expect(const std::string& name, Matrix& matrix, int rows, int cols,
               std::optional<DType> fixed = {});
   void expect_layer(const Architecture& architecture, const std::string& prefix, Layer& layer);
 
-  // The slot of that name and shape, which nothing has filled yet.
-  Slot& find_slot(const std::string& name, const std::vector<int64_t>& shape);
+  const Slot& find_slot(const std::string& name, const std::vector<int64_t>& shape) const;
+  // Where a tensor is to be made: in the slot itself, or in the arena. Throws for a repeated name.
+  std::span<uint8_t> place(const std::string& name, const Kept& kept);
   void set_matrix(const Slot& slot, DType dtype, const uint8_t* packed);
   Form form_of(DType dtype) const;
 

@@ -113,7 +113,8 @@ Architecture tiny(Random& random) {
 }
 
 // With `packed`, weights are packed into it and adopted from there.
-void load(Decoder& d, Random random, DType kept, std::vector<Pages>* packed = nullptr) {
+void load(Decoder& d, Random random, DType kept, std::vector<Pages>* packed = nullptr,
+          std::optional<bool> in_place = {}) {
   const Architecture& a = d.architecture();
   const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
     int64_t size = 1;
@@ -128,18 +129,11 @@ void load(Decoder& d, Random random, DType kept, std::vector<Pages>* packed = nu
       d.weights().load(name, DType::kF32, shape, {bytes, stored_bytes}, kept, d.pool());
       return;
     }
-    const bool plain = shape.size() == 1 || name.find("prefix_") != std::string::npos;
-    const bool router = name.find("router") != std::string::npos;
-    const DType type = plain || router ? DType::kF32 : kept;
-    const int rows = static_cast<int>(shape.front()), cols = static_cast<int>(shape.back());
-    const size_t packed_size = plain ? stored_bytes : matrix_bytes(type, rows, cols);
-    uint8_t* to = packed->emplace_back(packed_size).data();
-    if (plain) {
-      std::memcpy(to, bytes, packed_size);
-    } else {
-      pack_matrix(DType::kF32, bytes, rows, cols, type, to, d.pool());
-    }
-    d.weights().adopt(name, type, shape, {to, packed_size});
+    const std::span<const uint8_t> data(bytes, stored_bytes);
+    const auto [type, packed_bytes] = d.weights().kept(name, DType::kF32, shape, kept);
+    const std::span<uint8_t> out(packed->emplace_back(packed_bytes).data(), packed_bytes);
+    d.weights().pack(name, DType::kF32, shape, data, kept, out, d.pool());
+    d.weights().adopt(name, type, shape, out, std::nullopt, in_place, d.pool());
   };
   const auto linear = [&](const std::string& name, int64_t rows, int64_t cols, bool bias) {
     add(name + ".weight", {rows, cols});
@@ -415,18 +409,17 @@ void test_adopted() {
     Random random(seed);
     const Architecture a = tiny(random);
     for (const DType dtype : {DType::kBF16, DType::kQ8_0, DType::kQ4_0}) {
-      Decoder loaded(a, 2, "", Form::kInt8);
-      Decoder adopted(a, 2, "", Form::kInt8);
-      std::vector<Pages> packed;
-      load(loaded, random, dtype);
-      load(adopted, random, dtype, &packed);
-      expect(
-          loaded.weights().packed_bytes() <= adopted.weights().packed_bytes() + 64 * packed.size(),
-          "adopted bytes are counted");
-      Batch batch(a);
-      batch.add({1, 2, 3, 4, 5, 6}, 0, 2);
-      KVCache first(loaded, KVDType::kF16, 2), second(adopted, KVDType::kF16, 2);
-      expect(batch.run(loaded, first) == batch.run(adopted, second), "logits of adopted weights");
+      for (const std::optional<bool> in_place : {std::optional<bool>(), {true}, {false}}) {
+        Decoder loaded(a, 2, "", Form::kInt8), adopted(a, 2, "", Form::kInt8);
+        std::vector<Pages> packed;
+        load(loaded, random, dtype);
+        load(adopted, random, dtype, &packed, in_place);
+        if (in_place == false) packed.clear();
+        Batch batch(a);
+        batch.add({1, 2, 3, 4, 5, 6}, 0, 2);
+        KVCache first(loaded, KVDType::kF16, 2), second(adopted, KVDType::kF16, 2);
+        expect(batch.run(loaded, first) == batch.run(adopted, second), "logits of adopted weights");
+      }
     }
   }
 }
@@ -439,7 +432,8 @@ void test_adopted_errors() {
   const size_t size = matrix_bytes(DType::kQ8_0, a.vocab_size, a.hidden_size);
   const std::vector<int64_t> shape{a.vocab_size, a.hidden_size};
   const auto adopt = [&](const char* name, DType dtype, size_t start, size_t bytes) {
-    d.weights().adopt(name, dtype, shape, {pages.data() + start, bytes});
+    d.weights().adopt(name, dtype, shape, {pages.data() + start, bytes}, std::nullopt, true,
+                      d.pool());
   };
   const ErrorKind kind = ErrorKind::kMalformedCheckpoint;
   expect_error(kind, "takes", [&] { adopt("embedding.weight", DType::kQ8_0, 0, size - 1); });
@@ -450,7 +444,8 @@ void test_adopted_errors() {
   expect_error(kind, "twice", [&] { adopt("embedding.weight", DType::kQ8_0, 0, size); });
   expect_error(kind, "float32 alone", [&] {
     d.weights().adopt("final_norm.weight", DType::kF16, {a.hidden_size},
-                      {pages.data(), static_cast<size_t>(a.hidden_size) * 2});
+                      {pages.data(), static_cast<size_t>(a.hidden_size) * 2}, std::nullopt, true,
+                      d.pool());
   });
 }
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from glimmer.errors import InvalidParameterError
 
@@ -121,6 +121,16 @@ class Architecture:
     prefix_length: int = 0
     """Trained key/value prefix tokens (P-Tuning v2); 0 for none."""
     tied_head: bool = False
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Architecture:
+        """The network whose fields ``asdict`` gave, perhaps by way of JSON.
+
+        Raises:
+            InvalidParameterError: a field is unknown, missing or of another type.
+        """
+        network: Architecture = _from_values(cls, values, "the architecture")
+        return network
 
     @property
     def group_size(self) -> int:
@@ -248,3 +258,38 @@ class Architecture:
             + dense * size(self.layer_shapes(0))
             + (self.num_layers - dense) * size(self.layer_shapes(last))
         )
+
+
+def _from_values(kind: Any, values: Any, what: str) -> Any:
+    """A value of a field's type from what JSON makes of it."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        if not isinstance(values, Mapping):
+            raise _unfit(what, values, "an object")
+        known = {f.name for f in fields(kind)}
+        needed = {f.name for f in fields(kind) if f.default is MISSING}
+        if wrong := (values.keys() - known) | (needed - values.keys()):
+            raise InvalidParameterError(
+                f"{what} has unknown fields or lacks some: {', '.join(sorted(map(str, wrong)))}."
+            )
+        types = get_type_hints(kind)
+        return kind(**{n: _from_values(types[n], v, f"{what}'s {n}") for n, v in values.items()})
+    choices = get_args(kind)
+    if get_origin(kind) is Literal:
+        if values not in choices:
+            raise _unfit(what, values, f"one of {', '.join(choices)}")
+        return values
+    if get_origin(kind) is tuple:
+        if not isinstance(values, list | tuple):
+            raise _unfit(what, values, "a list")
+        return tuple(_from_values(choices[0], value, what) for value in values)
+    if type(None) in choices:
+        return None if values is None else _from_values(choices[0], values, what)
+    if kind is float and type(values) is int:
+        return float(values)
+    if type(values) is not kind:
+        raise _unfit(what, values, f"of type {kind.__name__}")
+    return values
+
+
+def _unfit(what: str, value: object, wanted: str) -> InvalidParameterError:
+    return InvalidParameterError(f"{what} must be {wanted}, but it is {value!r:.80}.")

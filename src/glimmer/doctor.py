@@ -15,7 +15,9 @@ from glimmer.checkpoints.folder import CONFIG
 from glimmer.checkpoints.json_file import read_object
 from glimmer.downloads import modelscope_cache
 from glimmer.errors import GlimmerError
+from glimmer.inspection import format_of
 from glimmer.model_source import ModelSource
+from glimmer.packed_source import open_source
 
 Severity = Literal["ok", "note", "warning", "error"]
 _LFS = b"version https://git-lfs"
@@ -96,10 +98,10 @@ def examine_model(path: Path, family: str | None = None) -> list[Finding]:
         return [*findings, Finding("error", "files", str(error))]
     with checkpoint:
         findings.append(
-            Finding("ok", "files", f"{checkpoint.format}, {len(checkpoint.tensors)} tensors")
+            Finding("ok", "files", f"{format_of(checkpoint)}, {len(checkpoint.tensors)} tensors")
         )
         try:
-            source = ModelSource(checkpoint, family)
+            source = open_source(checkpoint, family)
         except GlimmerError as error:
             return [*findings, Finding("error", "network", str(error))]
         findings += _network(source)

@@ -1,4 +1,4 @@
-"""A checkpoint in another form: a Hugging Face folder or a GGUF file, converted or quantised.
+"""A checkpoint in another form: a Hugging Face folder, a GGUF file, or a packed folder.
 
 Weights pass through one tensor at a time, from the source's file to the new one; the engine takes
 no part. What a format can hold is copied bit for bit.
@@ -19,7 +19,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from glimmer.checkpoints import gguf_writer, open_checkpoint, safetensors_writer
+from glimmer.catalogue import find_file
+from glimmer.checkpoints import (
+    Checkpoint,
+    PackedCheckpoint,
+    gguf_writer,
+    open_checkpoint,
+    safetensors_writer,
+)
 from glimmer.checkpoints.atomic import new_file, new_folder
 from glimmer.checkpoints.json_file import read_object
 from glimmer.errors import InvalidParameterError
@@ -27,12 +34,14 @@ from glimmer.families.exporter import NO_FILES, Exporter, FolderFormat
 from glimmer.families.weight_map import Layout, RowRange
 from glimmer.model_source import ModelSource
 from glimmer.native import physical_cores
+from glimmer.packed_source import PackedSource
+from glimmer.packing import write_packed_folder
 from glimmer.quantization import SCHEMES, dequantize, quantize
 from glimmer.quantization.official_rows import quantize_rows
 from glimmer.tokenizers import Tokenizer
 
 Bytes = npt.NDArray[np.uint8]
-Format = Literal["hf", "gguf"]
+Format = Literal["hf", "gguf", "packed"]
 FloatType = Literal["float32", "float16", "bfloat16"]
 Quantization = Literal["int8", "int4", "q8_0", "q4_0", "q4_k"]
 Progress = Callable[[int, int], None]
@@ -71,7 +80,8 @@ def convert(
 
     "hf" is a folder that transformers and vLLM run without remote code (ChatGLM-6B, which they do
     not know, keeps its official names). It holds floats: quantised weights become ``dtype``,
-    float16 by default. "gguf" keeps them as they are.
+    float16 by default. "gguf" keeps them as they are. "packed" is a folder for Glimmer alone, whose
+    weights are mapped as they lie, so that a load takes no time.
 
     Raises:
         InvalidParameterError: the format cannot hold this network, or ``target`` exists.
@@ -81,8 +91,20 @@ def convert(
     _check_choice("to", to, get_args(Format))
     if dtype is not None:
         _check_choice("dtype", dtype, _FLOATS)
-    with open_checkpoint(model) as checkpoint:
-        export = _Export(ModelSource(checkpoint, family), Path(target), overwrite, progress)
+    path, release = find_file(model)
+    with open_checkpoint(path) as checkpoint:
+        source = _source(checkpoint, family)
+        if to == "packed":
+            size, dtypes = write_packed_folder(
+                source,
+                Path(target),
+                release=release.name if release is not None else None,
+                dtype=dtype,
+                overwrite=overwrite,
+                progress=progress,
+            )
+            return Written(Path(target), size, dtypes)
+        export = _Export(source, Path(target), overwrite, progress)
         if to == "gguf":
             return export.gguf(lambda _name, _shape, stored: dtype or stored)
         return export.folder(
@@ -106,8 +128,9 @@ def quantize_model(
     give a GGUF file. Raises as ``convert``.
     """
     _check_choice("to", to, get_args(Quantization))
-    with open_checkpoint(model) as checkpoint:
-        source = ModelSource(checkpoint, family)
+    path, _ = find_file(model)
+    with open_checkpoint(path) as checkpoint:
+        source = _source(checkpoint, family)
         export = _Export(source, Path(target), overwrite, progress)
         if to not in _ROW_BITS:
             return export.gguf(lambda name, shape, _stored: _block_type(to, name, shape))
@@ -121,6 +144,12 @@ def quantize_model(
             lambda _name, _shape, stored: stored if stored in _FLOATS else "float16",
             bits=_ROW_BITS[to],
         )
+
+
+def _source(checkpoint: Checkpoint, family: str | None) -> ModelSource:
+    if isinstance(checkpoint, PackedCheckpoint):
+        raise PackedSource.refusal(checkpoint)
+    return ModelSource(checkpoint, family)
 
 
 def _block_type(to: str, name: str, shape: tuple[int, ...]) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 
 from glimmer.architecture import Architecture
 from glimmer.catalogue import find_file
-from glimmer.checkpoints import TensorInfo, open_checkpoint
+from glimmer.checkpoints import Checkpoint, PackedCheckpoint, TensorInfo, open_checkpoint
 from glimmer.errors import CheckpointError
-from glimmer.families import recognise
-from glimmer.loader import model_name
-from glimmer.model_source import ModelSource
+from glimmer.loader import model_name, release_of
+from glimmer.model_source import find_architecture, find_family
 from glimmer.native import check_architecture
+from glimmer.packed_source import open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,11 @@ class ModelSummary:
         return self.architecture.kv_bytes_per_token if self.architecture else None
 
 
+def format_of(checkpoint: Checkpoint) -> str:
+    """What to call a checkpoint's format: a packed one has its description's."""
+    return "packed" if isinstance(checkpoint, PackedCheckpoint) else checkpoint.format
+
+
 def inspect(model: str | os.PathLike[str], *, family: str | None = None) -> ModelSummary:
     """Summarise a file or release; one that cannot run is summarised as far as it is understood.
 
@@ -54,18 +59,19 @@ def inspect(model: str | os.PathLike[str], *, family: str | None = None) -> Mode
     path, release = find_file(model)
     with open_checkpoint(path) as checkpoint:
         name, architecture, why_not = None, None, None
+        release = release or release_of(checkpoint)
         try:
-            found = recognise(checkpoint, family)
+            found = find_family(checkpoint, family)
             name = found.name
-            architecture = found.architecture(checkpoint)
+            architecture = find_architecture(checkpoint, found)
             check_architecture(architecture)
-            ModelSource(checkpoint, name)
+            open_source(checkpoint, name)
         except CheckpointError as error:
             why_not = str(error)
         return ModelSummary(
             path=path,
             name=f"{release.title} ({release.name})" if release else model_name(checkpoint),
-            format=checkpoint.format,
+            format=format_of(checkpoint),
             family=name,
             architecture=architecture,
             metadata=dict(checkpoint.metadata),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from glimmer.architecture import Architecture
-from glimmer.catalogue import find_file
+from glimmer.catalogue import find_file, find_release
 from glimmer.chat import AnswerParser, ChatTemplate, ToolSpec
-from glimmer.checkpoints import Checkpoint, open_checkpoint
+from glimmer.checkpoints import Checkpoint, PackedCheckpoint, open_checkpoint
 from glimmer.errors import (
     InvalidParameterError,
     OutOfMemoryError,
@@ -30,7 +30,7 @@ from glimmer.native import (
     trim_heap,
 )
 from glimmer.native.model import Activations, Float32Array, KVDType
-from glimmer.quantization import SCHEMES
+from glimmer.packed_source import open_source
 from glimmer.tokenizers import Tokenizer
 
 Weights = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
@@ -52,7 +52,9 @@ _EMBED_CHUNK = 64
 class LoadedModel:
     """A model that is ready to run: network, tokenizer, chat template. Made by ``load``.
 
-    It holds no file: the checkpoint may be moved or deleted.
+    It holds no open file: the checkpoint may be moved or deleted. A packed folder stays mapped, so
+    its files may be moved, deleted and replaced, but not overwritten in place or shortened: that
+    would end the process.
     """
 
     def __init__(
@@ -249,7 +251,7 @@ def load(
     num_threads: int | None = None,
     activations: Activations | Literal["auto"] = "auto",
 ) -> LoadedModel:
-    """Load a checkpoint from its path, or a release by its name.
+    """Load a checkpoint from its path, or a release by its name. A packed folder is mapped.
 
     ``weights="auto"`` keeps every matrix as it is stored; another value converts all of them.
     ``activations`` is the form in which int4 weights meet their inputs; "auto" takes "int16", which
@@ -267,24 +269,22 @@ def load(
         )
     path, release = find_file(model)
     with open_checkpoint(path) as checkpoint:
-        source = ModelSource(checkpoint, family)
+        source = open_source(checkpoint, family)
         found, architecture = source.family, source.architecture
-        _check_memory(source, TARGETS[weights])
+        release = release or release_of(checkpoint)
         if activations == "auto":
             small = architecture.num_parameters < _SMALL_MODEL_PARAMETERS
             activations = "int16" if small else "int8"
         native = NativeModel(architecture, num_threads, activations=activations)
+        _check_memory(source, native, TARGETS[weights])
         own_name = model_name(checkpoint)
         # Before the weights: what building it takes for a moment is then free again for them.
         tokenizer = found.tokenizer(checkpoint) if found.has_tokenizer(checkpoint) else None
         chat = found.chat(checkpoint, tokenizer) if tokenizer is not None else None
         checkpoint.release_metadata()
         trim_heap()
-        for name, shape in source.shapes.items():
-            target = TARGETS[weights] if len(shape) == 2 else None
-            weight = source.read(name)
-            native.load(name, weight.dtype, shape, weight.data, target)
-            source.release(name)
+        for name in load_order(source.shapes):
+            source.load_into(native, name, TARGETS[weights])
     native.finish()
     return LoadedModel(
         path, own_name, found, architecture, native, tokenizer, chat, weights, release
@@ -296,11 +296,21 @@ def model_name(checkpoint: Checkpoint) -> str:
     return name if isinstance(name, str) and name else Path(checkpoint.path).name
 
 
-def _check_memory(source: ModelSource, target: str | None) -> None:
-    needed = sum(
-        SCHEMES[target if target and len(shape) == 2 else source.dtypes[name]].size_bytes(shape)
-        for name, shape in source.shapes.items()
-    )
+def release_of(checkpoint: Checkpoint) -> Release | None:
+    """The release that a packed folder was made of; None where it is none, or not a packed one."""
+    if isinstance(checkpoint, PackedCheckpoint) and checkpoint.made_from is not None:
+        return find_release(checkpoint.made_from)
+    return None
+
+
+def load_order(names: Iterable[str]) -> list[str]:
+    """The vocabulary's matrices first: a weight's source lies beside it while it is packed, and
+    memory is fullest at the end."""
+    return sorted(names, key=lambda name: name not in ("embedding.weight", "head.weight"))
+
+
+def _check_memory(source: ModelSource, native: NativeModel, target: str | None) -> None:
+    needed = source.loaded_bytes(native, target)
     available = available_memory()
     if available is not None and needed > available:
         raise OutOfMemoryError(

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from glimmer.architecture import Architecture
 from glimmer.catalogue import find_file, find_release
-from glimmer.checkpoints import Checkpoint, ConfigCheckpoint, open_checkpoint
+from glimmer.checkpoints import Checkpoint, ConfigCheckpoint, PackedCheckpoint, open_checkpoint
 from glimmer.errors import InvalidParameterError
 from glimmer.families import Family, recognise
-from glimmer.loader import TARGETS, Weights
-from glimmer.model_source import ModelSource
+from glimmer.loader import TARGETS, Weights, release_of
 from glimmer.native.model import KVDType
+from glimmer.packed_source import open_source
 from glimmer.planning import Plan, plan
 
 # A long context is asked for, not taken: few conversations come near a million tokens.
@@ -34,6 +34,8 @@ class ModelMemory:
     weights: Weights
     kv_dtype: KVDType
     has_tokenizer: bool
+    mapped: bool
+    """Whether it is a packed folder, whose weights run where they lie."""
     plan: Plan
 
 
@@ -53,7 +55,7 @@ def memory_of(
         InvalidParameterError: a value that is not allowed.
         CheckpointError: the config or the files are at fault.
     """
-    name, found, architecture, stored, has_tokenizer = _describe(model, family)
+    name, found, architecture, stored, has_tokenizer, mapped = _describe(model, family)
     if context is None:
         context = min(architecture.max_position, _DEFAULT_CONTEXT)
     return ModelMemory(
@@ -66,6 +68,7 @@ def memory_of(
         weights,
         kv_dtype,
         has_tokenizer,
+        mapped,
         plan(
             architecture,
             loaded_dtypes(architecture, stored, weights),
@@ -74,6 +77,7 @@ def memory_of(
             batch=batch,
             kv_dtype=kv_dtype,
             has_tokenizer=has_tokenizer,
+            mapped=mapped,
         ),
     )
 
@@ -105,6 +109,7 @@ def fitting_context(memory: ModelMemory, available: int) -> str | None:
                 batch=memory.batch,
                 kv_dtype=memory.kv_dtype,
                 has_tokenizer=memory.has_tokenizer,
+                mapped=memory.mapped,
             )
             if found.peak <= available:
                 form = "" if weights == memory.weights else f" with --weights {weights}"
@@ -116,28 +121,32 @@ def fitting_context(memory: ModelMemory, available: int) -> str | None:
 
 def _describe(
     model: str | os.PathLike[str], family: str | None
-) -> tuple[str, Family, Architecture, Mapping[str, str], bool]:
+) -> tuple[str, Family, Architecture, Mapping[str, str], bool, bool]:
+    """Name, family, network, stored types, and whether there is a tokenizer and weights are
+    mapped."""
     path = Path(model).expanduser()
     if path.name == "config.json" and path.is_file():
         path = path.parent
     release = None if path.exists() else find_release(os.fspath(model))
     if release is not None and release.config is not None:
         checkpoint: Checkpoint = ConfigCheckpoint(release.name, release.config)
-        return release.name, *_from_config(checkpoint, family), True
+        return release.name, *_from_config(checkpoint, family), True, False
     if not path.exists():
         path, release = find_file(model)
     if path.is_dir() and (path / "config.json").is_file() and not _has_weights(path):
         checkpoint = ConfigCheckpoint(path)
         found, architecture, stored = _from_config(checkpoint, family)
-        return path.name, found, architecture, stored, found.has_tokenizer(checkpoint)
+        return path.name, found, architecture, stored, found.has_tokenizer(checkpoint), False
     with open_checkpoint(path) as opened:
-        source = ModelSource(opened, family)
+        source = open_source(opened, family)
+        release = release or release_of(opened)
         return (
             release.name if release is not None else source.name,
             source.family,
             source.architecture,
             source.dtypes,
             source.family.has_tokenizer(opened),
+            isinstance(opened, PackedCheckpoint),
         )
 
 

@@ -14,10 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from glimmer.architecture import Architecture
-from glimmer.checkpoints import Checkpoint, TensorInfo
-from glimmer.errors import MalformedCheckpointError, UnsupportedTensorTypeError
+from glimmer.checkpoints import Checkpoint, PackedCheckpoint, TensorInfo
+from glimmer.errors import (
+    InvalidParameterError,
+    MalformedCheckpointError,
+    UnsupportedTensorTypeError,
+)
 from glimmer.families import Family, recognise
 from glimmer.families.weight_map import Layout, PrefixEncoder, RowRange
+from glimmer.native import NativeModel
 from glimmer.quantization import SCHEMES
 from glimmer.quantization.official_rows import rows_to_blocks
 
@@ -45,6 +50,26 @@ class _Location:
     bits: int = 0
 
 
+def find_family(checkpoint: Checkpoint, name: str | None = None) -> Family:
+    """The family of a checkpoint, or the one that is named; raises as ``recognise``."""
+    if name is None and isinstance(checkpoint, PackedCheckpoint):
+        name = checkpoint.family
+    return recognise(checkpoint, name)
+
+
+def find_architecture(checkpoint: Checkpoint, family: Family) -> Architecture:
+    """The network of a checkpoint. Raises CheckpointError where its numbers make none."""
+    if not isinstance(checkpoint, PackedCheckpoint):
+        return family.architecture(checkpoint)
+    try:
+        return Architecture.from_values(checkpoint.architecture)
+    except InvalidParameterError as error:
+        raise MalformedCheckpointError(
+            f"{checkpoint.path}: {error} The file is damaged, or of another version of Glimmer: "
+            "convert the model again."
+        ) from error
+
+
 class ModelSource:
     """A checkpoint, the family that it belongs to, and its weights by canonical name.
 
@@ -57,9 +82,12 @@ class ModelSource:
 
     def __init__(self, checkpoint: Checkpoint, family: str | None = None) -> None:
         self.checkpoint = checkpoint
-        self.family: Family = recognise(checkpoint, family)
-        self.architecture: Architecture = self.family.architecture(checkpoint)
+        self.family: Family = find_family(checkpoint, family)
+        self.architecture: Architecture = find_architecture(checkpoint, self.family)
         self._shapes = self._checked_shapes()
+        self._find_weights()
+
+    def _find_weights(self) -> None:
         self.layout: Layout = self._find_layout()
         self._locations = {
             name: location
@@ -96,6 +124,19 @@ class ModelSource:
         if self.architecture.prefix_length and (encoder := self.layout.prefix_encoder):
             used |= {n for n in self.checkpoint.tensors if n.startswith(_tensors_of(encoder))}
         return frozenset(self.checkpoint.tensors.keys() - used)
+
+    def load_into(self, native: NativeModel, name: str, target: str | None) -> None:
+        """Give one weight to the engine, converted to ``target`` if given."""
+        weight = self.read(name)
+        native.load(name, weight.dtype, weight.shape, weight.data, target)
+        self.release(name)
+
+    def loaded_bytes(self, native: NativeModel, target: str | None) -> int:
+        """Memory of all weights once they are loaded."""
+        return sum(
+            native.kept(name, dtype, self._shapes[name], target)[1]
+            for name, dtype in self.dtypes.items()
+        )
 
     def read(self, name: str) -> StoredWeight:
         """One weight: a view of the file where that is possible, else a copy."""

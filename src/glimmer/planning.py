@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from glimmer.architecture import Architecture
 from glimmer.engine.engine import MAX_BATCH_TOKENS
 from glimmer.errors import InvalidParameterError
+from glimmer.loader import load_order
 from glimmer.native import BLOCK_SIZE, kv_block_bytes
 from glimmer.native.model import KVDType
 from glimmer.quantization import SCHEMES
@@ -64,11 +65,12 @@ def plan(
     batch: int = 1,
     kv_dtype: KVDType = "float16",
     has_tokenizer: bool = True,
+    mapped: bool = False,
 ) -> Plan:
     """The memory of ``batch`` conversations of ``context`` tokens each.
 
     ``dtypes`` gives, by canonical name, what each weight is once it is loaded, and ``stored`` what
-    it is in the file.
+    it is in the file; ``mapped`` says that the file is packed, and its weights run where they lie.
 
     Raises:
         InvalidParameterError: ``context`` is not positive, or beyond what the network can.
@@ -90,17 +92,26 @@ def plan(
         working=_working_bytes(architecture, context, batch),
         tokenizer=_TOKENIZER_BYTES_PER_TOKEN * architecture.vocab_size if has_tokenizer else 0,
         program=_PROGRAM_BYTES,
-        loading=_loading_bytes(shapes, sizes, stored),
+        loading=_loading_bytes(shapes, sizes, dtypes, stored, mapped),
     )
 
 
 def _loading_bytes(
-    shapes: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int], stored: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]],
+    sizes: Mapping[str, int],
+    dtypes: Mapping[str, str],
+    stored: Mapping[str, str],
+    mapped: bool,
 ) -> int:
     packed, most = 0, 0
-    for name, shape in shapes.items():  # the order in which they are loaded
+    for name in load_order(shapes):
         packed += sizes[name]
-        most = max(most, packed + SCHEMES[stored[name]].size_bytes(shape))
+        if not mapped:
+            source = SCHEMES[stored[name]].size_bytes(shapes[name])
+        else:
+            converted = dtypes[name] != stored[name]
+            source = packed_bytes(stored[name], shapes[name]) if converted else 0
+        most = max(most, packed + source)
     return most
 
 

@@ -10,17 +10,20 @@ from glimmer.checkpoints.content import HEAD_BYTES
 from glimmer.checkpoints.folder import CONFIG, FolderCheckpoint
 from glimmer.checkpoints.gguf import GGUFCheckpoint
 from glimmer.checkpoints.mapped_file import MappedFile
+from glimmer.checkpoints.packed import WEIGHTS_FILE, PackedCheckpoint, is_packed
 from glimmer.checkpoints.safetensors import is_safetensors
 from glimmer.checkpoints.torch_bin import is_torch
 from glimmer.errors import ModelNotFoundError, UnknownFormatError
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Opens the model at ``path``: a folder with config.json, a GGUF file, or a file of weights
-    beside its config.json. A folder that holds nothing but one GGUF file stands for that file.
+    """Opens the model at ``path``: a packed folder, a folder with config.json, a GGUF file, or a
+    file of weights beside its config.json. A folder that holds nothing but one GGUF file stands for
+    that file.
 
     Raises ModelNotFoundError if nothing can be opened there, UnknownFormatError for a folder or a
-    file of another format, and the errors of ``GGUFCheckpoint`` and ``FolderCheckpoint``.
+    file of another format, and the errors of ``GGUFCheckpoint``, ``FolderCheckpoint`` and
+    ``PackedCheckpoint``.
     """
     path = Path(path)
     try:
@@ -31,6 +34,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _open(path: Path) -> Checkpoint:
     if path.is_dir():
+        if is_packed(path):
+            return PackedCheckpoint(path)
         if not (path / CONFIG).is_file() and len(files := sorted(path.glob("*.gguf"))) > 0:
             if len(files) == 1:
                 return GGUFCheckpoint(files[0])
@@ -39,6 +44,8 @@ def _open(path: Path) -> Checkpoint:
                 f"{path} holds several models: {shown}. Give the path of one of them."
             )
         return FolderCheckpoint(path)
+    if path.name == WEIGHTS_FILE:
+        return PackedCheckpoint(path.parent)
     head = MappedFile(path).data[:HEAD_BYTES]
     if is_torch(head) or is_safetensors(head):
         return FolderCheckpoint(path.parent, weights=path)

@@ -37,6 +37,7 @@ class GGUFCheckpoint:
         self._file: MappedFile | None = MappedFile(self._path)
         header = read_header(self._file.data, self._path)
         self._version = header.version
+        self._keys_end = header.keys_end
         self._metadata = MappingProxyType(header.metadata)
         self._tensors = MappingProxyType(header.tensors)
 
@@ -59,6 +60,12 @@ class GGUFCheckpoint:
 
     def file(self, name: str) -> None:
         """None: a GGUF file holds all that belongs to it."""
+
+    def without_tensors(self) -> bytes:
+        """A GGUF file of the same keys, bit for bit, that holds no tensor."""
+        assert self._file is not None, "the checkpoint is closed"
+        keys = self._file.data[: self._keys_end]
+        return keys[:8] + bytes(8) + keys[16:]  # magic and version, number of tensors, the rest
 
     def read(self, name: str) -> npt.NDArray[np.uint8]:
         """The stored bytes of a tensor, uint8 ``[size_bytes]``: a read-only view of the mapping.

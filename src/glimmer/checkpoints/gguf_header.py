@@ -64,6 +64,8 @@ class GGUFHeader:
     version: int
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
+    keys_end: int
+    """Offset of the byte behind the last key."""
 
 
 def read_header(data: bytes | mmap.mmap, path: Path) -> GGUFHeader:
@@ -77,6 +79,7 @@ def read_header(data: bytes | mmap.mmap, path: Path) -> GGUFHeader:
     num_tensors = cursor.count("the number of tensors", _MIN_TENSOR_BYTES)
     num_keys = cursor.count("the number of metadata keys", _MIN_KEY_BYTES)
     metadata = _read_metadata(cursor, num_keys)
+    keys_end = cursor.position
     alignment = _alignment(metadata, cursor)
     if metadata.get("split.count", 1) not in (0, 1):
         raise UnknownFormatError(
@@ -87,7 +90,7 @@ def read_header(data: bytes | mmap.mmap, path: Path) -> GGUFHeader:
     data_start = -(-cursor.position // alignment) * alignment
     tensors = {entry.name: _place(entry, data_start, alignment, cursor) for entry in entries}
     _refuse_overlaps(tensors, cursor)
-    return GGUFHeader(version, metadata, tensors)
+    return GGUFHeader(version, metadata, tensors, keys_end)
 
 
 class _Cursor:

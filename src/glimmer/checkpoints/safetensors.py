@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -53,7 +54,14 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = MappedFile(path)
-        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(_read_header(self._file))
+        header = _read_header(self._file)
+        self.metadata: Mapping[str, Any] = MappingProxyType(header.metadata)
+        """What the file says of itself under ``__metadata__``."""
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(header.tensors)
+
+    def use_large_pages(self) -> None:
+        """Ask for large pages, where the system has them for files."""
+        self._file.use_large_pages()
 
     def read(self, name: str) -> npt.NDArray[np.uint8]:
         tensor = self.tensors[name]
@@ -64,7 +72,13 @@ class SafetensorsFile:
         self._file.release(tensor.offset, tensor.size_bytes)
 
 
-def _read_header(file: MappedFile) -> dict[str, TensorInfo]:
+@dataclass(frozen=True, slots=True)
+class _Header:
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+
+
+def _read_header(file: MappedFile) -> _Header:
     path, size = file.path, len(file)
     length = int.from_bytes(file.data[:8], "little")
     if size < 8 or length > min(size - 8, MAX_BYTES):
@@ -93,7 +107,8 @@ def _read_header(file: MappedFile) -> dict[str, TensorInfo]:
             f"{path} has {size} bytes, but its header accounts for {end}; it is truncated or "
             "damaged: download it again"
         )
-    return tensors
+    metadata = header.get("__metadata__")
+    return _Header(metadata if isinstance(metadata, dict) else {}, tensors)
 
 
 def _tensor(name: str, entry: Any, start: int, room: int, path: Path) -> TensorInfo:

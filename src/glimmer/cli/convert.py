@@ -30,8 +30,11 @@ def convert(
     target: TargetArgument,
     *,
     to: Annotated[
-        Literal["hf", "gguf"],
-        typer.Option(help="hf: a folder for transformers and vLLM; gguf: a file for llama.cpp."),
+        Literal["hf", "gguf", "packed"],
+        typer.Option(
+            help="hf: a folder for transformers and vLLM; gguf: a file for llama.cpp; packed: a "
+            "folder that Glimmer maps as it lies, so that it starts at once."
+        ),
     ],
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
@@ -41,13 +44,12 @@ def convert(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model in the layout of other programs, tokenizer and chat template included."""
-    from glimmer import catalogue, export
+    """Write a model in another layout, tokenizer and chat template included."""
+    from glimmer import export
 
-    path, _ = catalogue.find_file(source)
     with _Bar(target) as progress:
         written = export.convert(
-            path, target, to, dtype=dtype, family=family, overwrite=force, progress=progress
+            source, target, to, dtype=dtype, family=family, overwrite=force, progress=progress
         )
     _report(written, as_json)
 
@@ -68,12 +70,11 @@ def quantize(
     as_json: JsonOption = False,
 ) -> None:
     """Write a model in fewer bits."""
-    from glimmer import catalogue, export
+    from glimmer import export
 
-    path, _ = catalogue.find_file(source)
     with _Bar(target) as progress:
         written = export.quantize_model(
-            path,
+            source,
             target,
             "q4_k" if to == "q4_K" else to,
             family=family,

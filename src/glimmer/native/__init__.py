@@ -3,6 +3,8 @@
 from glimmer.native.cpu import available_memory, physical_cores
 from glimmer.native.model import (
     BLOCK_SIZE,
+    PACKED_ALIGNMENT,
+    PACKED_LAYOUT,
     KVCache,
     NativeModel,
     SamplingInput,
@@ -17,6 +19,8 @@ from glimmer.native.model import (
 
 __all__ = [
     "BLOCK_SIZE",
+    "PACKED_ALIGNMENT",
+    "PACKED_LAYOUT",
     "KVCache",
     "NativeModel",
     "SamplingInput",

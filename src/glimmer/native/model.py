@@ -17,6 +17,10 @@ from glimmer.native.cpu import cpu_of_each_core, physical_cores
 
 BLOCK_SIZE: int = _core.BLOCK_SIZE
 """Tokens per block of the KV cache."""
+PACKED_ALIGNMENT: int = _core.PACKED_ALIGNMENT
+"""Bytes, of a packed weight in memory."""
+PACKED_LAYOUT: int = _core.PACKED_LAYOUT
+"""Version of what ``NativeModel.pack`` makes."""
 MAX_THREADS = 1024
 
 Activations = Literal["int8", "int16"]
@@ -264,6 +268,7 @@ class NativeModel:
             getattr(_core.Form, activations),
             cpu_of_each_core()[:num_threads] if os.environ.get("GLIMMER_PIN") == "1" else [],
         )
+        self._adopted: list[npt.NDArray[np.uint8]] = []
         self._finished = False
 
     @property
@@ -296,6 +301,52 @@ class NativeModel:
             UnsupportedTensorTypeError: ``dtype`` or ``target`` is not one the core runs.
         """
         self._decoder.load(name, dtype, list(shape), np.ascontiguousarray(data).reshape(-1), target)
+
+    def kept(
+        self, name: str, dtype: str, shape: Sequence[int], target: str | None = None
+    ) -> tuple[str, int]:
+        """The type in which a weight stored as ``dtype`` is kept, and its bytes as ``pack`` gives
+        them. Raises as ``load``."""
+        return self._decoder.kept(name, dtype, list(shape), target)
+
+    def pack(
+        self,
+        name: str,
+        dtype: str,
+        shape: Sequence[int],
+        data: npt.NDArray[np.uint8],
+        target: str | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """What ``load`` makes of one weight, uint8 ``[bytes]``; raises as it does."""
+        packed = np.zeros(self.kept(name, dtype, shape, target)[1], np.uint8)
+        stored = np.ascontiguousarray(data).reshape(-1)
+        self._decoder.pack(name, dtype, list(shape), stored, target, packed)
+        return packed
+
+    def adopt(
+        self,
+        name: str,
+        dtype: str,
+        shape: Sequence[int],
+        packed: npt.NDArray[np.uint8],
+        target: str | None = None,
+        *,
+        in_place: bool | None = None,
+    ) -> bool:
+        """Take one weight of type ``dtype`` that ``pack`` made, uint8 ``[bytes]``.
+
+        ``packed`` begins at a multiple of ``PACKED_ALIGNMENT``. A matrix of type ``target``, or of
+        any if there is none, is used where it lies or copied, as ``in_place`` says; by default it
+        is copied unless it lies in large pages, in which it is read much faster.
+
+        Returns whether it is used where it lies, and then held for as long as this model lives.
+        Raises as ``load``; MalformedCheckpointError too if the file that ``packed`` maps has
+        become shorter.
+        """
+        stays = self._decoder.adopt(name, dtype, list(shape), packed, target, in_place)
+        if stays:
+            self._adopted.append(packed)
+        return stays
 
     def finish(self) -> None:
         """Raise MalformedCheckpointError, naming them, if weights are missing."""
