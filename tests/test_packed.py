@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import sys
 from collections.abc import Callable
@@ -389,3 +390,28 @@ def test_a_file_that_becomes_shorter_before_it_is_loaded(tmp_path: Path) -> None
         tensor = checkpoint.tensors[name]
         with pytest.raises(MalformedCheckpointError, match="become shorter"):
             native.adopt(name, tensor.dtype, tensor.shape, checkpoint.read(name))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_headers_are_refused_or_run(tmp_path: Path, seed: int) -> None:
+    packed = pack(tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "packed")
+    file = packed / WEIGHTS_FILE
+    whole = file.read_bytes()
+    length = 8 + len(json.dumps(parts(packed)[0], separators=(",", ":")))
+    choose = random.Random(seed)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(choose.randint(1, 3)):
+            at = choose.randrange(length)
+            # A digit for a digit is what passes every parser.
+            digit = chr(damaged[at]).isdigit()
+            damaged[at] = choose.choice(b"0123456789") if digit else choose.randrange(256)
+        file.unlink()
+        file.write_bytes(damaged)
+        try:
+            model = glimmer.load(packed, num_threads=1)
+            assert model.logits([1, 2]).shape == (2, model.architecture.vocab_size)
+        except GlimmerError:
+            refused += 1
+    assert refused > 20
