@@ -207,6 +207,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_side_files_go_along_and_weights_do_not(tmp_path: Path) -> None:
     source = folder(tmp_path, "glm4", "native")
     (source / "LICENSE").write_text("as is")
+    (source / ".notes").write_text("mine")
     (source / "modeling.py").write_text("raise SystemExit")
     (source / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": dict.fromkeys(_names(source), "model.safetensors")})
@@ -214,7 +215,8 @@ def test_side_files_go_along_and_weights_do_not(tmp_path: Path) -> None:
     packed = pack(source, tmp_path / "packed", family="glm4")
     names = {file.name for file in packed.iterdir()}
     assert {"config.json", "LICENSE", WEIGHTS_FILE} <= names
-    assert not {"modeling.py", "model.safetensors", "model.safetensors.index.json"} & names
+    left = {".notes", "modeling.py", "model.safetensors", "model.safetensors.index.json"}
+    assert not left & names
 
 
 def _names(source: Path) -> list[str]:

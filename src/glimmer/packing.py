@@ -78,6 +78,8 @@ def _description(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
         yield GGUF_FILE, checkpoint.without_tensors()
         return
     for file in sorted(checkpoint.path.iterdir()):
-        kept = file.suffix in _KEPT_SUFFIXES and not file.name.endswith(_INDEX_SUFFIX)
-        if kept and file.is_file() and file.stat().st_size <= _MAX_FILE_BYTES:
+        if file.name.startswith(".") or file.name.endswith(_INDEX_SUFFIX):
+            continue
+        kept = file.suffix in _KEPT_SUFFIXES and file.is_file()
+        if kept and file.stat().st_size <= _MAX_FILE_BYTES:
             yield file.name, file.read_bytes()
