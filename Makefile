@@ -47,11 +47,11 @@ chat: $(STAMPS)/demo ## Chat with the demo model; PROMPT="..." asks once
 	else exec $(BIN)/glimmer chat; fi
 
 .PHONY: test
-test: $(STAMPS)/test $(STAMPS)/demo ## Run the tests; ARGS="-k chat" chooses
+test: $(STAMPS)/test $(STAMPS)/train $(STAMPS)/demo ## Run the tests; ARGS="-k chat" chooses
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-slow
-test-slow: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/interop $(STAMPS)/postgresql ## Run the long checks
+test-slow: $(STAMPS)/test $(STAMPS)/train $(STAMPS)/demo $(STAMPS)/interop $(STAMPS)/postgresql ## Run the long checks
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 .PHONY: check
@@ -133,12 +133,19 @@ $(STAMPS)/demo: Makefile | $(STAMPS)/install
 $(STAMPS)/test: pyproject.toml | $(STAMPS)/install
 	$(call step,Installing the test tools,$(PIP) install --group test && $(PIP) install --no-deps zhipuai==2.1.5.20250825)
 
+# The extra "train": PyTorch and what stands on it.
+$(STAMPS)/train: pyproject.toml | $(STAMPS)/test
+	$(call step,Installing PyTorch and the training side (some minutes$(comma) once),$(BIN)/python -c $(read_train_requires) >$@.txt && $(PIP) install -r $@.txt)
+
+read_train_requires := 'import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["train"], sep="\n")'
+
 $(STAMPS)/check: pyproject.toml | $(STAMPS)/test
 	$(call step,Installing the checkers,$(PIP) install --group check)
 
 # What the files that Glimmer writes are opened with.
 $(STAMPS)/interop: pyproject.toml | $(STAMPS)/bench
-	$(call step,Installing transformers to compare with (some minutes$(comma) once),$(PIP) install --group interop)
+	$(call step,Installing what others open our files with,$(PIP) install --group interop)
 
 # A database server to keep keys and usage in. Debian's package, where we may install it; elsewhere the
 # tests that need it say what they miss.

@@ -1,0 +1,1 @@
+"""The bridge to PyTorch and Transformers (extra "train"): any checkpoint as a transformers model."""

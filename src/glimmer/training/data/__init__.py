@@ -1,0 +1,1 @@
+"""Training data: files in, token ids and loss masks out. Knows no torch."""
