@@ -18,50 +18,44 @@
 
 namespace glimmer {
 
+// Calls dot(first, S) for all strips, S of them at a time, and what is left one by one.
+template <int S, class Dot>
+static void for_strips(int strips, const Dot& dot) {
+  int s = 0;
+  if constexpr (S > 1) {
+    for (; s + S <= strips; s += S) dot(s, std::integral_constant<int, S>());
+  }
+  for (; s < strips; ++s) dot(s, std::integral_constant<int, 1>());
+}
+
 template <class V, class Block, int T>
 static void dot_int4_strips(const uint8_t* w, size_t strip_bytes, int strips, const void* tile,
                             int k, float* c, size_t ldc) {
   const auto* const a = static_cast<const Int8Tile<T>*>(tile);
-  const auto dot = [&]<int S>(int s, std::integral_constant<int, S>) {
+  for_strips<V::strips_at_once(T)>(strips, [&]<int S>(int s, std::integral_constant<int, S>) {
     dot_int4<V, Block, T, S>(w + s * strip_bytes, strip_bytes, a, k / kGroup, c + s * kStripRows,
                              ldc);
-  };
-  int s = 0;
-  constexpr int kAtOnce = V::strips_at_once(T);
-  if constexpr (kAtOnce > 1) {
-    for (; s + kAtOnce <= strips; s += kAtOnce) dot(s, std::integral_constant<int, kAtOnce>());
-  }
-  for (; s < strips; ++s) dot(s, std::integral_constant<int, 1>());
+  });
 }
 
 template <class V, class Block, int T>
 static void dot_wide_strips(const uint8_t* w, size_t strip_bytes, int strips, const void* tile,
                             int k, float* c, size_t ldc) {
   const auto* const a = static_cast<const Int16Tile<T>*>(tile);
-  const auto dot = [&]<int S>(int s, std::integral_constant<int, S>) {
+  for_strips<V::strips_at_once(T)>(strips, [&]<int S>(int s, std::integral_constant<int, S>) {
     dot_wide<V, Block, T, S>(w + s * strip_bytes, strip_bytes, a, k / kGroup, c + s * kStripRows,
                              ldc);
-  };
-  int s = 0;
-  constexpr int kAtOnce = V::strips_at_once(T);
-  if constexpr (kAtOnce > 1) {
-    for (; s + kAtOnce <= strips; s += kAtOnce) dot(s, std::integral_constant<int, kAtOnce>());
-  }
-  for (; s < strips; ++s) dot(s, std::integral_constant<int, 1>());
+  });
 }
 
 template <class V, class Load, int T>
 static void dot_float_strips(const uint8_t* w, size_t strip_bytes, int strips, const void* tile,
                              int k, float* c, size_t ldc) {
+  const float* const a = static_cast<const float*>(tile);
   constexpr int kAtOnce = T == 1 ? 4 : T == 2 ? 2 : 1;
-  const float* a = static_cast<const float*>(tile);
-  int s = 0;
-  for (; s + kAtOnce <= strips; s += kAtOnce) {
-    dot_float<V, Load, T, kAtOnce>(w + s * strip_bytes, strip_bytes, a, k, c + s * kStripRows, ldc);
-  }
-  for (; s < strips; ++s) {
-    dot_float<V, Load, T, 1>(w + s * strip_bytes, strip_bytes, a, k, c + s * kStripRows, ldc);
-  }
+  for_strips<kAtOnce>(strips, [&]<int S>(int s, std::integral_constant<int, S>) {
+    dot_float<V, Load, T, S>(w + s * strip_bytes, strip_bytes, a, k, c + s * kStripRows, ldc);
+  });
 }
 
 template <class V, int T>

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from glimmer.checkpoints.checkpoint import TensorInfo
+from glimmer.checkpoints.checkpoint import ClosesAtExit, TensorInfo
 from glimmer.checkpoints.content import HEAD_BYTES, describe_content
 from glimmer.checkpoints.json_file import read_object
 from glimmer.checkpoints.mapped_file import MappedFile
@@ -33,7 +33,7 @@ _MAX_SHARDS = 10_000
 _MAX_NAME_BYTES = 255
 
 
-class FolderCheckpoint:
+class FolderCheckpoint(ClosesAtExit):
     """An open folder.
 
     ``metadata`` is its config.json; ``format`` is that of the weights, "safetensors" or "torch".
@@ -89,17 +89,6 @@ class FolderCheckpoint:
     def close(self) -> None:
         """Ends reading. The mappings themselves go when the last view of them does."""
         self._shard_of = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class ConfigCheckpoint(FolderCheckpoint):

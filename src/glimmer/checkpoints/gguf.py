@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from glimmer.checkpoints.checkpoint import TensorInfo
+from glimmer.checkpoints.checkpoint import ClosesAtExit, TensorInfo
 from glimmer.checkpoints.gguf_header import read_header
 from glimmer.checkpoints.mapped_file import MappedFile
 
 
-class GGUFCheckpoint:
+class GGUFCheckpoint(ClosesAtExit):
     """An open GGUF file, version 2 or 3, little endian.
 
     ``TensorInfo.dtype`` is a scheme of ``glimmer.quantization`` where there is one, else GGML's own
@@ -94,14 +94,3 @@ class GGUFCheckpoint:
         """Ends reading. The mapping itself goes when the last view of it does."""
         # mmap.close() refuses while views are alive; letting go of our reference never does.
         self._file = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

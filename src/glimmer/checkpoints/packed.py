@@ -21,14 +21,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from glimmer.checkpoints import safetensors_writer
-from glimmer.checkpoints.checkpoint import Checkpoint, TensorInfo
+from glimmer.checkpoints.checkpoint import Checkpoint, ClosesAtExit, TensorInfo
 from glimmer.checkpoints.folder import ConfigCheckpoint
 from glimmer.checkpoints.gguf import GGUFCheckpoint
 from glimmer.checkpoints.json_file import parse_object
@@ -47,7 +47,7 @@ def is_packed(folder: Path) -> bool:
     return (folder / WEIGHTS_FILE).is_file()
 
 
-class PackedCheckpoint:
+class PackedCheckpoint(ClosesAtExit):
     """An open packed folder.
 
     ``tensors`` have canonical names; their bytes are what ``NativeModel.adopt`` takes, and stay
@@ -111,17 +111,6 @@ class PackedCheckpoint:
         """Ends reading. The mapping itself goes when the last view of it does."""
         self._file = None
         self._description.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)

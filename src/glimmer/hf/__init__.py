@@ -1,1 +1,1 @@
-"""The bridge to PyTorch and Transformers (extra "train"): any checkpoint as a transformers model."""
+"""The bridge to PyTorch (extra "train"): any checkpoint as a model of Transformers."""
