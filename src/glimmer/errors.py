@@ -14,6 +14,7 @@
     │   ├── UnknownFamilyError          no family, or more than one, recognises the model
     │   └── UnsupportedArchitectureError  the network needs a choice that is not built
     ├── TokenizerError                  no tokenizer, or a broken one            (exit code 1)
+    ├── TrainingDataError               records of training data are broken      (exit code 1)
     ├── DownloadError                   a hub does not give a model, or gives another one
     ├── OutputError                     a file could not be written: disk full, no right
     ├── OutOfMemoryError                weights or KV cache do not fit           (exit code 1)
@@ -79,6 +80,10 @@ class UnsupportedArchitectureError(CheckpointError):
 
 
 class TokenizerError(GlimmerError):
+    pass
+
+
+class TrainingDataError(GlimmerError):
     pass
 
 

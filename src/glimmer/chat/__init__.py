@@ -1,5 +1,6 @@
 """Messages, and the contracts of chat templates and answer parsers. Knows no family."""
 
+from glimmer.chat.answers import AnswerForm
 from glimmer.chat.message import Message, Role, ToolCall, ToolSpec, to_messages, to_tools
 from glimmer.chat.parser import (
     AnswerParser,
@@ -18,6 +19,7 @@ from glimmer.chat.prompt import PromptBuilder
 from glimmer.chat.template import ChatTemplate
 
 __all__ = [
+    "AnswerForm",
     "AnswerParser",
     "CallNumbers",
     "ChatTemplate",

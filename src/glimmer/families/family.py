@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from glimmer.architecture import Architecture
-from glimmer.chat import AnswerParser, ChatTemplate, ToolSpec
+from glimmer.chat import AnswerForm, AnswerParser, ChatTemplate, ToolSpec
 from glimmer.checkpoints import Checkpoint
 from glimmer.errors import InvalidParameterError, UnknownFamilyError
 from glimmer.families.exporter import Exporter
@@ -27,6 +27,8 @@ class Chat:
     template: ChatTemplate
     parser: Callable[[Sequence[ToolSpec]], AnswerParser]
     """A fresh parser for one answer, given the tools that were offered."""
+    answers: AnswerForm
+    """How the model itself writes an answer: what it is trained to write."""
     tool_grammar: Callable[[Sequence[ToolSpec]], str] | None = None
     """The grammar, in Lark, of an answer that calls one of these tools; None without tools."""
     thought_end: Callable[[bool | None], str | None] = lambda _thinking: None

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from glimmer.architecture import Architecture, Blanks, Rope
 from glimmer.checkpoints import Checkpoint
+from glimmer.families.chatglm.answers import ANSWERS
 from glimmer.families.chatglm.chat_template import ChatGLMTemplate
 from glimmer.families.chatglm.export import EXPORTER, GGUF_ARCHITECTURE
 from glimmer.families.chatglm.releases import RELEASES
@@ -128,7 +129,9 @@ FAMILY = Family(
     exporter=EXPORTER,
     has_tokenizer=has_tokenizer,
     tokenizer=load_tokenizer,
-    chat=lambda _checkpoint, tokenizer: Chat(ChatGLMTemplate(tokenizer), tool_parser, tool_grammar),
+    chat=lambda _checkpoint, tokenizer: Chat(
+        ChatGLMTemplate(tokenizer), tool_parser, ANSWERS, tool_grammar
+    ),
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.95, "top_p": 0.7}),
     releases=RELEASES,

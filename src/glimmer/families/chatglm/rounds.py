@@ -34,6 +34,7 @@ class Rounds:
 def to_rounds(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> Rounds:
     """Raises InvalidParameterError if a system message stands between questions and answers."""
     preface = [m.content for m in messages if m.role == "system" and m.content]
+    tools = _all_tools(messages, tools)
     if tools:
         preface.append(_TOOLS.format(tools="\n".join(map(_describe, tools))))
     names = {call.id: call.name for m in messages for call in m.tool_calls}
@@ -47,12 +48,7 @@ def to_rounds(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> Rounds:
                     "answer alone, and puts the system's text before the first question."
                 )
         elif message.role == "assistant":
-            lines = [message.content] if message.content else []
-            lines += [
-                json.dumps({"name": c.name, "arguments": c.parsed()}, ensure_ascii=False)
-                for c in message.tool_calls
-            ]
-            history.append(("\n".join(questions), "\n".join(lines)))
+            history.append(("\n".join(questions), answer_text(message)))
             questions = []
         elif message.role == "tool":
             name = message.name or names.get(message.tool_call_id or "", "")
@@ -72,6 +68,16 @@ def to_rounds(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> Rounds:
     return Rounds(history, query)
 
 
+def answer_text(message: Message) -> str:
+    """An answer with its emulated calls, each a line of JSON."""
+    lines = [message.content] if message.content else []
+    lines += [
+        json.dumps({"name": c.name, "arguments": c.parsed()}, ensure_ascii=False)
+        for c in message.tool_calls
+    ]
+    return "\n".join(lines)
+
+
 def emulation_notes(
     family: str, messages: Sequence[Message], tools: Sequence[ToolSpec]
 ) -> tuple[str, ...]:
@@ -81,12 +87,17 @@ def emulation_notes(
             f"{family} was not trained with system messages: the text goes before the first "
             "question, and may be followed loosely."
         )
-    if tools:
+    if _all_tools(messages, tools):
         notes.append(
             f"{family} was not trained to call tools: they are described in the first question, "
             "and calls are read from a line of JSON."
         )
     return tuple(notes)
+
+
+def _all_tools(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[ToolSpec]:
+    """Those that come beside the messages, and those of a system message."""
+    return [*tools, *(tool for message in messages for tool in message.tools)]
 
 
 def _describe(tool: ToolSpec) -> str:

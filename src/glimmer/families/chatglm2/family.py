@@ -11,6 +11,7 @@ from types import MappingProxyType
 from glimmer.architecture import Architecture
 from glimmer.checkpoints import Checkpoint
 from glimmer.families.chatglm.tool_grammar import tool_grammar
+from glimmer.families.chatglm2.answers import ANSWERS
 from glimmer.families.chatglm2.chat_template import ChatGLM2Template
 from glimmer.families.chatglm2.export import EXPORTER
 from glimmer.families.chatglm2.network import (
@@ -71,7 +72,7 @@ FAMILY = Family(
     has_tokenizer=has_tokenizer,
     tokenizer=load_tokenizer,
     chat=lambda _checkpoint, tokenizer: Chat(
-        ChatGLM2Template(tokenizer), tool_parser, tool_grammar
+        ChatGLM2Template(tokenizer), tool_parser, ANSWERS, tool_grammar
     ),
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.8, "top_p": 0.8}),

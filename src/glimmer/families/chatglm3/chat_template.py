@@ -70,18 +70,22 @@ def _with_tools(messages: list[Message], tools: Sequence[ToolSpec]) -> list[Mess
 
 
 def _add(prompt: PromptBuilder, message: Message) -> None:
+    for metadata, content in parts(message):
+        prompt.token(_ROLES[message.role])
+        add_part(prompt, metadata, content)
+
+
+def parts(message: Message) -> list[tuple[str, str]]:
+    """Metadata and content of each turn that a message takes: its text, and each call."""
     content = message.content
     if message.role == "system" and message.tools:
         listed = json.dumps([_shown(tool) for tool in message.tools], indent=4, ensure_ascii=False)
         content = f"{content}\n{listed}"
-    if content or not message.tool_calls:
-        _add_one(prompt, _ROLES[message.role], message.metadata, content)
-    for call in message.tool_calls:
-        _add_one(prompt, ASSISTANT, call.name, _call_text(call))
+    text = [(message.metadata, content)] if content or not message.tool_calls else []
+    return text + [(call.name, _call_text(call)) for call in message.tool_calls]
 
 
-def _add_one(prompt: PromptBuilder, role: str, metadata: str, content: str) -> None:
-    prompt.token(role)
+def add_part(prompt: PromptBuilder, metadata: str, content: str) -> None:
     prompt.content(f"{metadata}\n")
     prompt.cut()
     prompt.content(content)

@@ -17,6 +17,7 @@ from glimmer.families.chatglm2.network import (
     remote_network,
 )
 from glimmer.families.chatglm2.weights import WEIGHT_MAP
+from glimmer.families.chatglm3.answers import ANSWERS
 from glimmer.families.chatglm3.chat_template import ChatGLM3Template
 from glimmer.families.chatglm3.export import EXPORTER
 from glimmer.families.chatglm3.releases import RELEASES
@@ -66,7 +67,7 @@ FAMILY = Family(
     has_tokenizer=has_tokenizer,
     tokenizer=load_tokenizer,
     chat=lambda _checkpoint, tokenizer: Chat(
-        ChatGLM3Template(tokenizer), tool_parser, tool_grammar
+        ChatGLM3Template(tokenizer), tool_parser, ANSWERS, tool_grammar
     ),
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.8, "top_p": 0.8}),

@@ -19,6 +19,7 @@ from glimmer.families.chatglm2.network import (
 from glimmer.families.chatglm2.weights import WEIGHT_MAP
 from glimmer.families.config import Config
 from glimmer.families.family import Chat, Family
+from glimmer.families.glm4.answers import ANSWERS
 from glimmer.families.glm4.chat_template import GLM4Template
 from glimmer.families.glm4.export import EXPORTER
 from glimmer.families.glm4.releases import RELEASES
@@ -58,7 +59,9 @@ FAMILY = Family(
     exporter=EXPORTER,
     has_tokenizer=has_tokenizer,
     tokenizer=load_tokenizer,
-    chat=lambda _checkpoint, tokenizer: Chat(GLM4Template(tokenizer), tool_parser, tool_grammar),
+    chat=lambda _checkpoint, tokenizer: Chat(
+        GLM4Template(tokenizer), tool_parser, ANSWERS, tool_grammar
+    ),
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.8, "top_p": 0.8}),
     releases=RELEASES,

@@ -63,7 +63,8 @@ class GLM45Template:
             if turn.role == "user":
                 _add_user(prompt, turn, thinking)
             elif turn.role == "assistant":
-                _add_assistant(prompt, turn, with_thought=i > last_user)
+                prompt.token(ASSISTANT)
+                add_answer(prompt, turn, with_thought=i > last_user)
             elif turn.role == "tool":
                 if i == 0 or turns[i - 1].role != "tool":
                     prompt.token(OBSERVATION)
@@ -96,8 +97,8 @@ def _add_user(prompt: PromptBuilder, turn: Message, thinking: bool | None) -> No
         prompt.template(NO_THINK)
 
 
-def _add_assistant(prompt: PromptBuilder, turn: Message, with_thought: bool) -> None:
-    prompt.token(ASSISTANT)
+def add_answer(prompt: PromptBuilder, turn: Message, with_thought: bool) -> None:
+    """What an assistant's turn holds behind its role."""
     thought, content = turn.reasoning or "", turn.content
     if turn.reasoning is None and THINK_END in content:
         thought = content.split(THINK_END)[0].rstrip("\n").split(THINK)[-1].lstrip("\n")

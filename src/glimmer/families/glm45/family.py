@@ -10,6 +10,7 @@ from glimmer.checkpoints import Checkpoint
 from glimmer.families.chatglm2.network import gguf_network, native_network
 from glimmer.families.config import Config
 from glimmer.families.family import Chat, Family
+from glimmer.families.glm45.answers import ANSWERS
 from glimmer.families.glm45.chat_template import GLM45Template
 from glimmer.families.glm45.export import EXPORTER
 from glimmer.families.glm45.releases import RELEASES
@@ -89,6 +90,7 @@ FAMILY = Family(
     chat=lambda _checkpoint, tokenizer: Chat(
         GLM45Template(tokenizer),
         tool_parser,
+        ANSWERS,
         tool_grammar,
         # Asked not to think, it finds the thought closed already.
         thought_end=lambda thinking: None if thinking is False else THINK_END,

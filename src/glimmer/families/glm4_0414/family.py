@@ -10,6 +10,7 @@ from glimmer.checkpoints import Checkpoint
 from glimmer.families.chatglm2.network import gguf_network, native_network
 from glimmer.families.family import Chat, Family
 from glimmer.families.glm4.tool_grammar import tool_grammar
+from glimmer.families.glm4_0414.answers import ANSWERS, THINKING_ANSWERS
 from glimmer.families.glm4_0414.chat_template import THINK, THINK_END, GLM0414Template
 from glimmer.families.glm4_0414.export import EXPORTER
 from glimmer.families.glm4_0414.releases import RELEASES
@@ -37,6 +38,7 @@ def chat(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Chat:
     return Chat(
         GLM0414Template(tokenizer, thinks),
         lambda tools: tool_parser(tools, thinks),
+        THINKING_ANSWERS if thinks else ANSWERS,
         tool_grammar,
         thought_end=lambda _thinking: THINK_END if thinks else None,
     )

@@ -28,11 +28,11 @@ class ChatMLTemplate:
         thinking: bool | None = None,
         allow_special: bool = False,
     ) -> list[int]:
-        if tools:
+        turns = to_messages(messages)
+        if tools or any(turn.tools for turn in turns):
             raise InvalidParameterError(
                 "SmolLM2 was not trained to call tools; leave tools out or use a GLM release."
             )
-        turns = to_messages(messages)
         if turns[0].role != "system":
             turns.insert(0, Message("system", DEFAULT_SYSTEM))
         ids: list[int] = []

@@ -10,6 +10,7 @@ from glimmer.chat import PlainParser
 from glimmer.checkpoints import Checkpoint
 from glimmer.checkpoints.metadata import require
 from glimmer.families.family import Chat, Family
+from glimmer.families.smollm.answers import ANSWERS
 from glimmer.families.smollm.chat_template import ChatMLTemplate
 from glimmer.families.smollm.releases import RELEASES
 from glimmer.families.smollm.tokenizer import has_tokenizer, load_tokenizer, stop_token_ids
@@ -50,7 +51,7 @@ def architecture(checkpoint: Checkpoint) -> Architecture:
 
 
 def chat(_checkpoint: Checkpoint, tokenizer: Tokenizer) -> Chat:
-    return Chat(ChatMLTemplate(tokenizer), lambda _tools: PlainParser())
+    return Chat(ChatMLTemplate(tokenizer), lambda _tools: PlainParser(), ANSWERS)
 
 
 FAMILY = Family(
@@ -61,9 +62,7 @@ FAMILY = Family(
     exporter=None,
     has_tokenizer=has_tokenizer,
     tokenizer=load_tokenizer,
-    chat=lambda _checkpoint, tokenizer: Chat(
-        ChatMLTemplate(tokenizer), lambda _tools: PlainParser()
-    ),
+    chat=chat,
     stop_token_ids=stop_token_ids,
     releases=RELEASES,
 )
