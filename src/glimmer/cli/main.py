@@ -13,6 +13,7 @@ import typer
 from glimmer.cli import terminal
 from glimmer.cli.chat import chat
 from glimmer.cli.convert import convert, quantize
+from glimmer.cli.data import data
 from glimmer.cli.doctor import doctor
 from glimmer.cli.env import env
 from glimmer.cli.generate import generate
@@ -51,6 +52,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in _COMMANDS.items():
     app.command(name)(command)
+app.add_typer(data, name="data")
 app.add_typer(keys, name="keys")
 app.add_typer(migrate, name="migrate")
 

@@ -1,5 +1,7 @@
 """Training data: files in, token ids and loss masks out. Knows no torch."""
 
+from glimmer.training.data.checking import FileCheck, check_file
+from glimmer.training.data.converting import TARGETS, convert
 from glimmer.training.data.encoding import (
     IGNORED,
     Encoded,
@@ -20,14 +22,18 @@ from glimmer.training.data.report import Problem, Report
 __all__ = [
     "FORMATS",
     "IGNORED",
+    "TARGETS",
     "Columns",
     "Encoded",
     "EncodedPair",
     "EncodingReport",
     "Example",
+    "FileCheck",
     "Problem",
     "Report",
     "TooLong",
+    "check_file",
+    "convert",
     "encode",
     "encode_all",
     "encode_pair",

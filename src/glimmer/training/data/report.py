@@ -9,6 +9,7 @@ from glimmer.errors import TrainingDataError
 
 _MAX_KEPT = 100_000
 _MAX_SHOWN = 20
+_ADVICE = "Mend or remove them; `glimmer data check` lists them all."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Report:
         if len(self.problems) < _MAX_KEPT:
             self.problems.append(Problem(line, record, what))
 
-    def raise_problems(self, path: object) -> None:
+    def raise_problems(self, path: object, advice: str = _ADVICE) -> None:
         """Raise TrainingDataError if there are any; its message shows the first 20."""
         if not self.num_problems:
             return
@@ -47,6 +48,5 @@ class Report:
         more = self.num_problems - min(len(self.problems), _MAX_SHOWN)
         rest = f"\n  ... and {more} more" if more else ""
         raise TrainingDataError(
-            f"{path}: {self.num_problems} of its records cannot be used. Mend or remove them; "
-            f"`glimmer data check` lists them all.{shown}{rest}"
+            f"{path}: {self.num_problems} of its records cannot be used. {advice}{shown}{rest}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from glimmer.chat import Message, ToolSpec, to_messages, to_tools
@@ -157,9 +158,8 @@ def trained(role: str, wanted: bool | None, where: str) -> bool:
 
 
 def joined(messages: Sequence[Message], flags: Sequence[bool]) -> tuple[list[Message], list[bool]]:
-    """A text and the call behind it, which some forms give as two messages, as one."""
-    from dataclasses import replace
-
+    """A text and the call behind it, which some forms give as two messages, as one; results get the
+    name of the tool that was called."""
     found: list[Message] = []
     kept: list[bool] = []
     for message, counts in zip(messages, flags, strict=True):
@@ -176,7 +176,24 @@ def joined(messages: Sequence[Message], flags: Sequence[bool]) -> tuple[list[Mes
         else:
             found.append(message)
             kept.append(counts)
-    return found, kept
+    return named(found), kept
+
+
+def named(messages: Sequence[Message]) -> list[Message]:
+    """Tools' results with the name of the tool that was called: by the call's id, else in turn."""
+    found: list[Message] = []
+    waiting: list[str] = []
+    names: dict[str, str] = {}
+    for message in messages:
+        if message.role != "tool":
+            waiting = [call.name for call in message.tool_calls]
+            names.update((call.id, call.name) for call in message.tool_calls if call.id)
+        else:
+            in_turn = waiting.pop(0) if waiting else None
+            name = names.get(message.tool_call_id or "", in_turn)
+            message = message if message.name is not None else replace(message, name=name)
+        found.append(message)
+    return found
 
 
 def shown(value: object) -> str:

@@ -6,9 +6,10 @@ answer is "chosen", or the last message where that key is missing. This form can
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from glimmer.chat import Message, to_messages
+from glimmer.chat import Message, ToolSpec, to_messages
 from glimmer.training.data.example import Example, last_only
 from glimmer.training.data.forms import fields
 from glimmer.training.data.forms.form import Columns, Form, Json
@@ -69,8 +70,15 @@ def _write(example: Example) -> dict[str, Any]:
         record["chosen"] = turns.pop()
         record["rejected"] = _written(example.rejected, numbers, [])
     if example.tools:
-        record["tools"] = [tool.given for tool in example.tools]
+        record["tools"] = [_written_tool(tool) for tool in example.tools]
     return record
+
+
+def _written_tool(tool: ToolSpec) -> Mapping[str, Any]:
+    """As the hosted side asks for it: a function as the "function" of a tool."""
+    if tool.function is None or "function" in tool.given:
+        return tool.given
+    return {"type": "function", "function": tool.function}
 
 
 def _written(message: Message, numbers: dict[str, str], waiting: list[str]) -> dict[str, Any]:

@@ -38,11 +38,11 @@ def _read(record: Json, _columns: Columns) -> list[Example]:
         messages.append(message)
         flags.append(fields.trained(message.role, fields.flag(turn, "weight", where), where))
     tools = fields.tools(record, "tools")
+    messages, flags = fields.joined(messages, flags)
     if "rejected" in record:
         messages.append(_answer(record.get("chosen"), "chosen"))
         rejected = _answer(record["rejected"], "rejected")
         return [Example(tuple(messages), tools, last_only(messages), rejected)]
-    messages, flags = fields.joined(messages, flags)
     return [Example(tuple(messages), tools, tuple(flags))]
 
 

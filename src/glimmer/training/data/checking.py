@@ -1,0 +1,93 @@
+"""A file of training data, gone through once: what is broken, and how long its sequences are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from glimmer.errors import TrainingDataError
+from glimmer.families import Chat
+from glimmer.tokenizers import Tokenizer
+from glimmer.training.data.encoding import Encoded, EncodingReport, TooLong, encode, encode_pair
+from glimmer.training.data.example import Example
+from glimmer.training.data.forms import Columns
+from glimmer.training.data.reading import read
+from glimmer.training.data.report import Report
+
+_COLUMNS = Columns()
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An example to look at, and its sequences; of a preference the chosen, then the rejected."""
+
+    example: Example
+    sequences: Sequence[Encoded]
+
+
+@dataclass(slots=True)
+class FileCheck:
+    report: Report = field(default_factory=Report)
+    """Of reading and encoding."""
+    encoding: EncodingReport | None = None
+    """None where no model was given."""
+    num_preferences: int = 0
+    lengths: array[int] = field(default_factory=lambda: array("q"))
+    """Tokens of each sequence, as it is trained."""
+    shown: list[Shown] = field(default_factory=list)
+
+
+def check_file(
+    path: str | os.PathLike[str],
+    format: str = "auto",
+    *,
+    columns: Columns = _COLUMNS,
+    model: tuple[Chat, Tokenizer] | None = None,
+    max_length: int | None = None,
+    too_long: TooLong = "cut",
+    show: int = 0,
+) -> FileCheck:
+    """Read a file to its end and, for a ``model``'s chat and tokenizer, encode all of it.
+
+    Without ``max_length`` nothing is too long. The first ``show`` examples are kept.
+
+    Raises:
+        InvalidParameterError: an unknown format, or a length that is not positive.
+        TrainingDataError: the file cannot be read at all.
+    """
+    check = FileCheck(encoding=None if model is None else EncodingReport())
+    for example in read(path, format, columns=columns, report=check.report):
+        check.num_preferences += example.rejected is not None
+        sequences: list[Encoded] = []
+        if model is not None:
+            assert check.encoding is not None
+            chat, tokenizer = model
+            longest = sys.maxsize if max_length is None else max_length
+            try:
+                if example.rejected is not None:
+                    # What DPO takes: both answers behind one prompt, each of them there.
+                    encode_pair(example, chat, tokenizer, longest, too_long=too_long)
+                for one in (example, example.with_rejected() if example.rejected else None):
+                    if one is not None:
+                        sequences += encode(
+                            one, chat, tokenizer, longest, too_long=too_long, report=check.encoding
+                        )
+            except TrainingDataError as error:
+                check.report.num_examples -= 1
+                what = str(error).removeprefix(f"line {example.line} (record {example.record}): ")
+                check.report.add(example.line, example.record, what)
+                continue
+            check.lengths.extend(len(sequence.token_ids) for sequence in sequences)
+        if len(check.shown) < show:
+            check.shown.append(Shown(example, sequences))
+    return check
+
+
+def percentile(values: Sequence[int], share: float) -> int:
+    """The smallest value that at least ``share`` of all are not above (nearest rank)."""
+    ordered = sorted(values)
+    rank = -(-len(ordered) * share // 1)
+    return ordered[max(0, min(len(ordered) - 1, int(rank) - 1))]
