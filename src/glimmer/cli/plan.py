@@ -1,4 +1,4 @@
-"""`glimmer plan`: what memory a model takes, before it is downloaded."""
+"""`glimmer plan`: what memory a model takes, before it is downloaded, or a run that tunes it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from glimmer.cli.options import JsonOption
+
+_FINETUNE = "Training (--finetune)"
 
 
 def plan(
@@ -32,9 +34,81 @@ def plan(
     family: Annotated[
         str | None, typer.Option(help="Name the family instead of recognising it.")
     ] = None,
+    finetune: Annotated[
+        Literal["lora", "qlora", "ptuning", "freeze", "full"] | None,
+        typer.Option(help="Tell what training takes instead.", rich_help_panel=_FINETUNE),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Texts at once [1].", rich_help_panel=_FINETUNE)
+    ] = None,
+    length: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="Of each text, such as 2048 or 4K. Default: the model's, up to 2K.",
+            rich_help_panel=_FINETUNE,
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="LoRA's rank [8].", rich_help_panel=_FINETUNE)
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(
+            help="Of the weights; auto keeps them, and takes float32 for freeze and full.",
+            rich_help_panel=_FINETUNE,
+        ),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing",
+            help="Compute activations twice rather than keep them.",
+            rich_help_panel=_FINETUNE,
+        ),
+    ] = False,
+    prefix_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of P-Tuning's prefix [128].", rich_help_panel=_FINETUNE),
+    ] = None,
+    prefix_projection: Annotated[
+        bool,
+        typer.Option(
+            "--prefix-projection",
+            help="P-Tuning's prefix comes of a two-layer network.",
+            rich_help_panel=_FINETUNE,
+        ),
+    ] = False,
+    trained_layers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The last layers that freeze trains [2].", rich_help_panel=_FINETUNE
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell the memory a model takes on this machine. Downloads nothing, loads nothing."""
+    choices = {
+        "batch_size": batch_size,
+        "length": None if length is None else parse_tokens(length),
+        "lora_rank": rank,
+        "dtype": dtype,
+        "gradient_checkpointing": gradient_checkpointing or None,
+        "prefix_tokens": prefix_tokens,
+        "prefix_projection": prefix_projection or None,
+        "trained_layers": trained_layers,
+    }
+    if finetune is not None:
+        from glimmer.cli.plan_finetune import print_finetune_plan
+
+        serving = {"--context": context is not None, "--batch": batch != 1,
+                   "--weights": weights != "auto", "--kv": kv != "float16"}  # fmt: skip
+        _refuse(serving, "is about answering, and --finetune about training: leave it out")
+        print_finetune_plan(model, family, {"method": finetune, **choices}, as_json)
+        return
+    given = {f"--{name.replace('lora_', '').replace('_', '-')}": value is not None
+             for name, value in choices.items()}  # fmt: skip
+    _refuse(given, "needs --finetune")
     from glimmer import native
     from glimmer.cli import terminal
     from glimmer.model_memory import fitting_context, memory_of
@@ -58,6 +132,14 @@ def plan(
         terminal.write("It fits.\n")
     else:
         terminal.write(f"It does not fit. {advice or 'No smaller form of it fits either.'}\n")
+
+
+def _refuse(options: dict[str, bool], why: str) -> None:
+    from glimmer.errors import UsageError
+
+    for name, is_given in options.items():
+        if is_given:
+            raise UsageError(f"{name} {why}.")
 
 
 def parse_tokens(text: str) -> int:

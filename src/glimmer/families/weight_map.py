@@ -44,6 +44,9 @@ class PrefixEncoder:
     embedding: str
     first: str
     second: str
+    embedding_is_hidden: bool = False
+    """Whether rows that the two layers widen are as wide as the network's hidden states, or as wide
+    as all keys and values."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,8 @@ def test_messages_hold_everything(example: Example) -> None:
 def test_what_is_written_is_the_same_or_refused(to: str, example: Example) -> None:
     try:
         record = write_record(FORMS[to], example)
-    except InvalidParameterError as error:
-        assert "cannot express" in str(error)
-        return
+    except InvalidParameterError:
+        return  # what is refused is told below
     (again,) = read_record(FORMS[to], record, Columns())
     assert [m.content for m in again.messages] == [m.content for m in example.messages]
     assert [m.role for m in again.messages] == [m.role for m in example.messages]

@@ -50,6 +50,7 @@ WEIGHT_MAP = WeightMap(
                 embedding="transformer.prefix_encoder.embedding.weight",
                 first="transformer.prefix_encoder.trans.0",
                 second="transformer.prefix_encoder.trans.2",
+                embedding_is_hidden=True,
             ),
         ),
         Layout(

@@ -1,0 +1,269 @@
+"""The plan of a fine-tuning run: its arithmetic, and a small run that is measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glimmer.errors import InvalidParameterError
+from glimmer.families import all_families
+from glimmer.training.memory import (
+    FinetuneChoices,
+    FinetunePlan,
+    linear_layers,
+    plan_finetuning,
+    training_layout,
+)
+from tests.cli.conftest import run as run  # noqa: PLC0414  (a fixture)
+from tests.support.families import tiny_architecture
+
+CHOICES = FinetuneChoices(length=32, dtype="float32", lora_rank=4, prefix_tokens=5)
+
+
+def plan(family: str, **choices: Any) -> FinetunePlan:
+    return plan_finetuning(
+        tiny_architecture(family), all_families()[family], replace(CHOICES, **choices)
+    )
+
+
+def test_parameters_by_hand() -> None:
+    """The tiny networks: h 64, q 64, kv 32, f 96, V 300, 3 layers."""
+    h, q, kv, f, v = 64, 64, 32, 96, 300
+    layer = h * q + 2 * h * kv + q + 2 * kv + q * h + 3 * h * f + 2 * h
+    network = 2 * v * h + 3 * layer + h
+    found = plan("chatglm3", method="full")
+    assert found.total_parameters == found.trained_parameters == network
+    assert found.weights == found.gradients == found.result == 4 * network
+    assert found.optimizer == 8 * network
+    assert found.checkpoints == 2 * 12 * network
+    assert found.disk == found.result + found.checkpoints
+    assert found.peak == 16 * network + found.activations
+
+    frozen = plan("chatglm3", method="freeze", trained_layers=2)
+    assert frozen.trained_parameters == 2 * layer
+    assert frozen.weights == found.weights
+    assert frozen.optimizer == 16 * layer
+
+    rank = 4
+    # query, key, value and output projections, gate and up as one, down
+    added = rank * ((h + q) + 2 * (h + kv) + (q + h) + (h + 2 * f) + (f + h)) * 3
+    lora = plan("chatglm3", method="lora")
+    assert lora.trained_parameters == added
+    assert lora.total_parameters == network + added
+    assert lora.weights == 4 * (network + added)
+    assert (lora.gradients, lora.optimizer, lora.result) == (4 * added, 8 * added, 4 * added)
+
+    half = plan("chatglm3", method="lora", dtype="bfloat16")
+    assert half.weights == 2 * network + 4 * added
+    assert half.gradients == 4 * added  # what is added stays float32
+
+    linear = 3 * (h * q + 2 * h * kv + q * h + 3 * h * f)
+    four_bits = linear * (0.5 + 1 / 64 + 4 / (64 * 256))
+    quantized = plan("chatglm3", method="qlora", dtype="bfloat16")
+    assert quantized.weights == math.ceil(2 * (network - linear) + four_bits) + 4 * added
+    assert quantized.trained_parameters == added
+
+
+def test_a_prefix_by_hand() -> None:
+    width = 2 * 3 * 32  # keys and values of 3 layers
+    assert plan("chatglm2", method="ptuning").trained_parameters == 5 * width
+    projected = plan("chatglm2", method="ptuning", prefix_projection=True, prefix_hidden_size=7)
+    assert projected.trained_parameters == 5 * width + (width * 7 + 7) + (7 * width + width)
+    width = 2 * 3 * 64
+    first = plan("chatglm", method="ptuning", prefix_projection=True)  # rows of hidden size
+    assert first.trained_parameters == 5 * 64 + (64 * 64 + 64) + (64 * width + width)
+
+
+def test_layers_are_joined_as_transformers_has_them() -> None:
+    families = all_families()
+
+    def layers(family: str, layer: int = 0) -> dict[tuple[str, ...], tuple[int, int]]:
+        found = linear_layers(tiny_architecture(family), training_layout(families[family]), layer)
+        return {module.parts: (module.inputs, module.outputs) for module in found}
+
+    assert layers("chatglm") == {
+        ("attn_q", "attn_k", "attn_v"): (64, 192),
+        ("attn_out",): (64, 64),
+        ("mlp_up",): (64, 96),
+        ("mlp_down",): (96, 64),
+    }
+    assert layers("glm4_0414")["mlp_gate", "mlp_up"] == (64, 192)
+    experts = layers("glm45", 2)  # neither its router nor the experts are linear layers
+    assert set(experts) == {
+        ("attn_q",), ("attn_k",), ("attn_v",), ("attn_out",),
+        ("shared.mlp_gate",), ("shared.mlp_up",), ("shared.mlp_down",),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("family", all_families())
+@pytest.mark.parametrize("method", ["lora", "qlora", "ptuning", "freeze", "full"])
+def test_activations_grow_as_they_must(family: str, method: Any) -> None:
+    one = plan(family, method=method)
+    assert one.activations > 0
+    two = plan(family, method=method, batch_size=2)
+    # 4-bit weights are multiplied in a buffer that no text makes larger.
+    assert one.activations < two.activations <= 2 * one.activations
+    assert (two.weights, two.optimizer) == (one.weights, one.optimizer)
+    longer = plan(family, method=method, length=64)
+    assert longer.activations > two.activations or method == "ptuning"
+    checkpointed = plan(family, method=method, gradient_checkpointing=True)
+    assert checkpointed.activations <= one.activations + 3 * 64 * 4 * 32
+    many = replace(tiny_architecture(family), num_layers=20)
+    found = all_families()[family]
+    choices = replace(CHOICES, method=method, trained_layers=20 if method == "freeze" else 2)
+    without = plan_finetuning(many, found, choices)
+    with_it = plan_finetuning(many, found, replace(choices, gradient_checkpointing=True))
+    assert with_it.activations < without.activations
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"length": 257}, "at most the 256 tokens"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"lora_rank": 0}, "lora_rank must be at least 1"),
+        ({"method": "freeze", "trained_layers": 4}, "the network has 3 layers"),
+        ({"method": "magic"}, "method must be one of lora"),
+    ],
+)
+def test_wrong_choices(choices: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidParameterError, match=said):
+        plan("chatglm3", **choices)
+
+
+def test_command(run: Any) -> None:
+    result = run("plan", "chatglm3-6b", "--finetune", "lora", "--rank", "16", "--length", "1K",
+                 "--batch-size", "2", "--dtype", "bfloat16", "--json")  # fmt: skip
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    # Per layer q 4096+4096, k and v 4096+256, output 4096+4096, gate and up 4096+27392, down
+    # 13696+4096; 28 of them.
+    assert report["trained_parameters"] == 16 * 28 * (8192 + 2 * 4352 + 8192 + 31488 + 17792)
+    assert report["choices"]["length"] == 1024
+    assert report["peak_bytes"] == sum(
+        report["bytes"][key] for key in ("weights", "gradients", "optimizer", "activations")
+    )
+    assert 12 * 2**30 < report["peak_bytes"] < 40 * 2**30
+    table = run("plan", "chatglm-6b", "--finetune", "full", "--gradient-checkpointing").stdout
+    assert "100 % of 6.2 B parameters" in table
+    assert "float32, with gradient checkpointing" in table
+    assert "bfloat16" in run("plan", "glm-4-9b-chat", "--finetune", "qlora").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rank", "4"], "--rank needs --finetune"),
+        (["--gradient-checkpointing"], "--gradient-checkpointing needs --finetune"),
+        (["--finetune", "lora", "--context", "4K"], "--context is about answering"),
+        (["--finetune", "lora", "--weights", "int4"], "--weights is about answering"),
+        (["--finetune", "lora", "--length", "4K"], "at most the 2048 tokens"),
+        (["--finetune", "magic"], "--finetune"),
+    ],
+)
+def test_wrong_use(run: Any, arguments: list[str], said: str) -> None:
+    result = run("plan", "chatglm-6b", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
+def test_counts_are_those_of_peft() -> None:
+    """LoRA on a network that Transformers makes, as PEFT counts what it adds."""
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GlmConfig(**glm_config(tiny_architecture("chatglm3")))
+    model = transformers.GlmForCausalLM(config)
+    assert model.num_parameters() == plan("chatglm3", method="full").total_parameters
+    tuned = peft.get_peft_model(
+        model, peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    trained, total = tuned.get_nb_trainable_parameters()
+    found = plan("chatglm3", method="lora")
+    assert (trained, total) == (found.trained_parameters, found.total_parameters)
+
+
+def glm_config(a: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": a.vocab_size, "hidden_size": a.hidden_size, "head_dim": a.head_dim,
+        "num_hidden_layers": a.num_layers, "num_attention_heads": a.num_heads,
+        "num_key_value_heads": a.num_kv_heads, "intermediate_size": a.intermediate_size,
+        "attention_bias": a.qkv_bias, "tie_word_embeddings": a.tied_head,
+        "max_position_embeddings": a.max_position, "pad_token_id": 0,
+    }  # fmt: skip
+
+
+# A step of two passes, and the most that the process held beyond what it held before there was a
+# network. The first text is padded, so that attention gets a mask.
+_MEASURE = """
+import json, sys
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GlmConfig, GlmForCausalLM
+
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+config, method, length, checkpointing = json.loads(sys.argv[1])
+torch.manual_seed(0)
+torch.set_num_threads(1)
+a = torch.randn(64, 64, requires_grad=True)
+(a @ a).relu().sum().backward()  # what the first product of all loads
+before = status("VmRSS")
+model = GlmForCausalLM(GlmConfig(**config))
+if method == "lora":
+    model = get_peft_model(
+        model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+elif method == "freeze":
+    model.requires_grad_(False)
+    for layer in model.model.layers[-2:]:
+        layer.requires_grad_(True)
+if checkpointing:
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable()
+model.train()
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=False)
+ids = torch.randint(1, config["vocab_size"], (2, length))
+mask = torch.ones_like(ids)
+mask[0, -5:] = 0
+for _ in range(2):
+    for _ in range(2):
+        model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("method", ["lora", "freeze", "full"])
+def test_the_measured_peak_of_a_step(method: Any, checkpointing: bool) -> None:
+    """The plan is within a quarter of what a real step takes."""
+    pytest.importorskip("peft")
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the system does not tell a process's peak memory")
+    architecture = tiny_architecture(
+        "chatglm3", vocab_size=8192, hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=2,
+        head_dim=64, intermediate_size=1536, max_position=1024,
+    )  # fmt: skip
+    choices = FinetuneChoices(
+        method=method, batch_size=2, length=512, dtype="float32",
+        gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    planned = plan_finetuning(architecture, all_families()["chatglm3"], choices).peak
+    argument = json.dumps([glm_config(architecture), method, 512, checkpointing])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _MEASURE, argument],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    measured = int(done.stdout.splitlines()[-1])
+    assert planned == pytest.approx(measured, rel=0.25)
