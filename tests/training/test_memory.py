@@ -21,7 +21,7 @@ from glimmer.training.memory import (
     plan_finetuning,
     training_layout,
 )
-from tests.cli.conftest import run as run  # noqa: PLC0414  (a fixture)
+from tests.cli.conftest import run as run
 from tests.support.families import tiny_architecture
 
 CHOICES = FinetuneChoices(length=32, dtype="float32", lora_rank=4, prefix_tokens=5)

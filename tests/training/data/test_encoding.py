@@ -320,10 +320,12 @@ def test_preferences(name: str) -> None:
     example = preference("good", "bad one")
     pair = encode_pair(example, chat, tokenizer, MAX)
     assert pair is not None
-    for one, answer in ((example, pair.chosen_ids), (example.with_rejected(), pair.rejected_ids)):
-        (sequence,) = encode(one, chat, tokenizer, MAX)
-        assert sequence.token_ids == pair.prompt_ids + answer
-        assert sequence.labels == [IGNORED] * len(pair.prompt_ids) + answer
+    answers = (pair.chosen_ids, pair.rejected_ids)
+    ones = (example, example.with_rejected())
+    for one, answer, found in zip(ones, answers, pair.sequences(), strict=True):
+        assert encode(one, chat, tokenizer, MAX) == [found]
+        assert found.token_ids == pair.prompt_ids + answer
+        assert found.labels == [IGNORED] * len(pair.prompt_ids) + answer
 
 
 def test_preferences_that_are_none() -> None:
@@ -337,7 +339,7 @@ def test_preferences_that_are_none() -> None:
         "a preference is needed, with a chosen and a rejected answer, but there is no rejected "
         "one.",
     ]
-    assert (report.num_skipped, report.num_encoded) == (1, 0)
+    assert (report.num_skipped, report.num_encoded) == (2, 0)
     (pair,) = encode_pairs(given[2:], chat, tokenizer, length + 2, report=report)
     assert len(pair.prompt_ids) + len(pair.rejected_ids) == length + 2
     with pytest.raises(TrainingDataError, match="its prompt alone"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,7 @@ SAY = {"role": "assistant", "content": "a"}
         ({"messages": [ASK, {**SAY, "weight": 0.5}]}, "messages[1]: 'weight' must be true or"),
         ({"messages": [{**ASK, "weight": 1}, SAY]}, "messages[0] (user) asks for a loss"),
         ({"messages": [ASK, {**SAY, "weight": 0}]}, "no answer is trained"),
+        ({"messages": [ASK, {**SAY, "refusal": "no"}]}, "'refusal', which is not trained"),
         ({"messages": [ASK]}, "ends with role user"),
         ({"messages": [SAY]}, "the first message behind the system's must be the user's"),
         ({"messages": [ASK, {**SAY, "content": ""}]}, "an answer of the assistant is empty"),
@@ -372,3 +374,21 @@ def test_columns_of_a_published_file() -> None:
     if not path.exists():
         pytest.skip(f"no file {path}")
     assert sum(1 for _ in read(path, columns=Columns("question", "answer"))) == 1319
+
+
+def test_the_examples_of_the_documentation(tmp_path: Path) -> None:
+    """Each JSON block of docs/training-data.md is of the form that stands before it."""
+    page = Path(__file__).parents[3] / "docs" / "training-data.md"
+    found: list[str] = []
+    for block in re.findall(r"```json\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        while block := block.lstrip():
+            record, end = json.JSONDecoder().raw_decode(block)
+            block = block[end:]
+            report = Report()
+            example = read_one(tmp_path, record, report=report)
+            found += report.formats
+            assert (example.rejected is not None) == ("rejected" in record)
+    assert found == [
+        "prompt-response", "conversations", "messages", "alpaca", "sharegpt",
+        "preference", "messages", "alpaca", "sharegpt",
+    ]  # fmt: skip

@@ -67,14 +67,15 @@ def check_file(
             chat, tokenizer = model
             longest = sys.maxsize if max_length is None else max_length
             try:
-                if example.rejected is not None:
-                    # What DPO takes: both answers behind one prompt, each of them there.
-                    encode_pair(example, chat, tokenizer, longest, too_long=too_long)
-                for one in (example, example.with_rejected() if example.rejected else None):
-                    if one is not None:
-                        sequences += encode(
-                            one, chat, tokenizer, longest, too_long=too_long, report=check.encoding
-                        )
+                if example.rejected is None:
+                    sequences = encode(
+                        example, chat, tokenizer, longest, too_long=too_long, report=check.encoding
+                    )
+                else:
+                    pair = encode_pair(
+                        example, chat, tokenizer, longest, too_long=too_long, report=check.encoding
+                    )
+                    sequences = list(pair.sequences()) if pair is not None else []
             except TrainingDataError as error:
                 check.report.num_examples -= 1
                 what = str(error).removeprefix(f"line {example.line} (record {example.record}): ")

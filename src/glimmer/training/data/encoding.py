@@ -42,13 +42,22 @@ class EncodedPair:
     chosen_ids: list[int]
     rejected_ids: list[int]
 
+    def sequences(self) -> tuple[Encoded, Encoded]:
+        """The better and the worse answer, each with its prompt."""
+        before = [IGNORED] * len(self.prompt_ids)
+        chosen, rejected = (
+            Encoded(self.prompt_ids + ids, before + ids)
+            for ids in (self.chosen_ids, self.rejected_ids)
+        )
+        return chosen, rejected
+
 
 @dataclass(slots=True)
 class EncodingReport(Report):
     """``problems`` are those of encoding; ``num_examples`` counts what was given."""
 
     num_encoded: int = 0
-    """Sequences that came out: an example may be several."""
+    """Sequences that came out: an example may be several, and a preference is two."""
     num_cut: int = 0
     num_skipped: int = 0
     """Sequences that were too long and were left out."""
@@ -122,12 +131,12 @@ def encode_pair(
         with_line.answer(chat, tokenizer, message)
         for message in (example.messages[-1], example.rejected)
     ]
-    cut = len(prompt) + max(map(len, answers)) > max_length
+    cut = sum(len(prompt) + len(answer) > max_length for answer in answers)
     if cut:
         if too_long == "skip":
-            report.num_skipped += 1
+            report.num_skipped += len(answers)
             return None
-        report.num_cut += 1
+        report.num_cut += cut
         answers = [answer[: max(0, max_length - len(prompt))] for answer in answers]
         if not all(answers):
             raise _masked(example, max_length)
@@ -136,7 +145,7 @@ def encode_pair(
             f"{_where(example)}: the chosen and the rejected answer are the same"
             + (f" in the first {max_length} tokens." if cut else ".")
         )
-    report.num_encoded += 1
+    report.num_encoded += len(answers)
     report.num_tokens += sum(len(prompt) + len(answer) for answer in answers)
     report.num_trained_tokens += sum(map(len, answers))
     return EncodedPair(prompt, *answers)

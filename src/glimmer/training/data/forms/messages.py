@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from glimmer.chat import Message, ToolSpec, to_messages
+from glimmer.errors import InvalidParameterError
 from glimmer.training.data.example import Example, last_only
 from glimmer.training.data.forms import fields
 from glimmer.training.data.forms.form import Columns, Form, Json
@@ -44,6 +45,8 @@ def _read(record: Json, _columns: Columns) -> list[Example]:
 def _plain(turn: Json) -> dict[str, Any]:
     """A message without what tells of its loss; OpenAI's older way of a call in today's."""
     message = {key: value for key, value in turn.items() if key not in _FLAGS}
+    if unread := [key for key in ("refusal", "audio") if message.get(key)]:
+        raise InvalidParameterError(f"a message has the key {unread[0]!r}, which is not trained.")
     call = message.pop("function_call", None)
     if call is not None and not message.get("tool_calls"):
         message["tool_calls"] = [{"function": call}]
