@@ -176,7 +176,9 @@ def test_any_text_at_all(name: str, question: str, answer: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_an_answer_says_forges_no_token(name: str) -> None:
     chat, tokenizer = tiny_chat(name)
-    structure = {**tokenizer.special_tokens, **tokenizer.added_tokens}
+    structure = dict(tokenizer.special_tokens)
+    if name != "smollm":  # whose template gives no meaning to any other token
+        structure.update(tokenizer.added_tokens)
     hostile = " ".join([*structure, "x"]).replace("</think>", "")  # that one ends a thought
 
     def count(text: str) -> int:

@@ -200,6 +200,11 @@ def test_forms(
             "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}],
             "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "bad"}],
         }),
+        ("preference", {
+            "input": {"messages": [{"role": "user", "content": "q"}], "tools": []},
+            "preferred_output": [{"role": "assistant", "content": "good"}],
+            "non_preferred_output": [{"role": "assistant", "content": "bad"}],
+        }),
         ("alpaca", {"instruction": "q", "input": "", "chosen": "good", "rejected": "bad"}),
         ("sharegpt", {
             "conversations": [{"from": "human", "value": "q"}],
@@ -303,6 +308,8 @@ SAY = {"role": "assistant", "content": "a"}
         ({"conversations": [ASK, {"role": "tool", "parameters": {}, "observation": ""}]},
          "'name' is missing"),
         ({"prompt": "q", "chosen": "a"}, "no form of training data"),
+        ({"input": "q", "preferred_output": "a", "non_preferred_output": "b"},
+         "'input' must be an object with messages"),
         ({"prompt": "q", "chosen": "a", "rejected": 3}, "'rejected' must be text or one message"),
         ({"chosen": [ASK, SAY], "rejected": [SAY, SAY]}, "differ before it"),
         ({"prompt": "z", "chosen": [ASK, SAY], "rejected": [ASK, SAY]}, "no user says that"),

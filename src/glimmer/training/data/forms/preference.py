@@ -1,7 +1,8 @@
 """prompt, chosen and rejected, as TRL reads them: texts, or lists of messages.
 
 Without a prompt, or with the text of one, lists may hold the whole conversation: what both begin
-with is the prompt.
+with is the prompt. OpenAI's names for the same are read as well: input (messages, tools),
+preferred_output and non_preferred_output.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ NAME = "preference"
 
 
 def _matches(record: Json, columns: Columns) -> bool:
+    if "preferred_output" in record and "non_preferred_output" in record:
+        return True
     return "chosen" in record and "rejected" in record and columns.response not in record
 
 
 def _read(record: Json, columns: Columns) -> list[Example]:
+    if "preferred_output" in record:
+        record, columns = _renamed(record), Columns()
     prompt = record.get(columns.prompt)
     chosen, rejected = record["chosen"], record["rejected"]
     if isinstance(prompt, list):
@@ -41,6 +46,21 @@ def _read(record: Json, columns: Columns) -> list[Example]:
     return [Example(messages, fields.tools(record, "tools"), last_only(messages), worse)]
 
 
+def _renamed(record: Json) -> Json:
+    """OpenAI's record under TRL's names."""
+    asked = record.get("input")
+    if not isinstance(asked, dict):
+        raise InvalidParameterError(
+            f"'input' must be an object with messages, but it is {fields.shown(asked)}."
+        )
+    return {
+        "prompt": fields.objects(asked, "messages"),
+        "tools": asked.get("tools"),
+        "chosen": record["preferred_output"],
+        "rejected": record["non_preferred_output"],
+    }
+
+
 def _whole(
     chosen: list[object], rejected: list[object]
 ) -> tuple[list[Message], list[object], list[object]]:
@@ -55,8 +75,11 @@ def _whole(
 
 FORM = Form(
     name=NAME,
-    keys=frozenset({"prompt", "chosen", "rejected", "system", "tools"}),
+    keys=frozenset(
+        {"prompt", "chosen", "rejected", "system", "tools", "input", "preferred_output",
+         "non_preferred_output"}
+    ),
     needs="chosen and rejected (with prompt)",
     matches=_matches,
     read=_read,
-)
+)  # fmt: skip
