@@ -10,9 +10,9 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,13 +31,13 @@ from glimmer.checkpoints.atomic import new_file, new_folder
 from glimmer.checkpoints.json_file import read_object
 from glimmer.errors import InvalidParameterError
 from glimmer.families.exporter import NO_FILES, Exporter, FolderFormat
-from glimmer.families.weight_map import Layout, RowRange
+from glimmer.families.weight_map import Layout
 from glimmer.model_source import ModelSource
-from glimmer.native import physical_cores
 from glimmer.packed_source import PackedSource
 from glimmer.packing import write_packed_folder
-from glimmer.quantization import SCHEMES, dequantize, quantize
+from glimmer.quantization import SCHEMES
 from glimmer.quantization.official_rows import quantize_rows
+from glimmer.relayout import RelaidTensor, Relayout, TypeOf, to_floats
 from glimmer.tokenizers import Tokenizer
 
 Bytes = npt.NDArray[np.uint8]
@@ -49,7 +49,6 @@ Progress = Callable[[int, int], None]
 
 _FLOATS = get_args(FloatType)
 _ROW_BITS = {"int8": 8, "int4": 4}
-_CHUNK_WEIGHTS = 1 << 22  # that a thread converts at a time
 # GGUF's general.file_type by what most weights are stored as (enum llama_ftype).
 _FILE_TYPES = {
     "float32": 0, "float16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9,
@@ -146,6 +145,21 @@ def quantize_model(
         )
 
 
+def eos_token_ids(source: ModelSource, tokenizer: Tokenizer | None) -> list[int]:
+    """The ids that end an answer, which a checkpoint without a tokenizer may tell itself."""
+    if tokenizer is not None:
+        return list(source.family.stop_token_ids(tokenizer))
+    given = source.checkpoint.metadata.get("eos_token_id")
+    if isinstance(given, list):
+        return given
+    return [given] if isinstance(given, int) else []
+
+
+def pad_token_id(source: ModelSource, eos: Sequence[int]) -> int | None:
+    given = source.checkpoint.metadata.get("pad_token_id")
+    return given if isinstance(given, int) else next(iter(eos), None)
+
+
 def _source(checkpoint: Checkpoint, family: str | None) -> ModelSource:
     if isinstance(checkpoint, PackedCheckpoint):
         raise PackedSource.refusal(checkpoint)
@@ -160,25 +174,6 @@ def _block_type(to: str, name: str, shape: tuple[int, ...]) -> str:
     if name in ("head.weight", "embedding.weight"):
         return "q8_0"
     return to if shape[-1] % SCHEMES[to].block_size == 0 else "q4_0"
-
-
-TypeOf = Callable[[str, tuple[int, ...], str], str]
-"""Canonical name, shape and stored type of a weight -> the type to write."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """A tensor to be written, and the weights that make it up."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    parts: tuple[tuple[str, tuple[RowRange, ...] | None], ...]
-    """Canonical names, each with the rows of the tensor that are its; None for all."""
-
-    @property
-    def num_rows(self) -> int:
-        return math.prod(self.shape[:-1]) if len(self.shape) > 1 else self.shape[0]
 
 
 class _Export:
@@ -207,7 +202,8 @@ class _Export:
             return type_of(name, shape, stored)
 
         source = self._source
-        tensors = self._tensors(self._layout("gguf"), ggml_type)
+        relayout = Relayout(source, self._layout("gguf"), ggml_type)
+        tensors = relayout.tensors
         weights: Counter[str] = Counter()
         for tensor in tensors:
             weights[tensor.dtype] += math.prod(tensor.shape)
@@ -225,7 +221,10 @@ class _Export:
             )
             if (template := self._chat_template()) is not None:
                 metadata["tokenizer.chat_template"] = template
-        new = [gguf_writer.NewTensor(t.name, t.dtype, t.shape, self._reader(t)) for t in tensors]
+        new = [
+            gguf_writer.NewTensor(t.name, t.dtype, t.shape, partial(relayout.read, t))
+            for t in tensors
+        ]
         size = gguf_writer.gguf_size(metadata, new)
         with new_file(self._target, size_bytes=size, overwrite=self._overwrite) as stream:
             gguf_writer.write_gguf(stream, metadata, new, self._counting(size))
@@ -233,17 +232,17 @@ class _Export:
 
     def folder(self, form: FolderFormat, type_of: TypeOf, bits: int | None = None) -> Written:
         layout = self._layout(form.layout)
-        tensors = self._tensors(layout, type_of)
+        relayout = Relayout(self._source, layout, type_of)
         weights: Counter[str] = Counter()
         new: list[safetensors_writer.NewTensor] = []
-        for tensor in tensors:
+        for tensor in relayout.tensors:
             if bits is not None and self._takes_integers(tensor):
-                new += self._integers(tensor, bits, f"{layout.row_scale}")
+                new += self._integers(relayout, tensor, bits, f"{layout.row_scale}")
                 weights[f"int{bits}"] += math.prod(tensor.shape)
             else:
                 new.append(
                     safetensors_writer.NewTensor(
-                        tensor.name, tensor.dtype, tensor.shape, self._reader(tensor)
+                        tensor.name, tensor.dtype, tensor.shape, partial(relayout.read, tensor)
                     )
                 )
                 weights[tensor.dtype] += math.prod(tensor.shape)
@@ -251,8 +250,8 @@ class _Export:
         config = form.config(
             self._source.architecture,
             dtype=floats.most_common(1)[0][0],
-            eos_token_ids=self._eos_token_ids(),
-            pad_token_id=self._pad_token_id(),
+            eos_token_ids=(ends := eos_token_ids(self._source, self._tokenizer)),
+            pad_token_id=pad_token_id(self._source, ends),
         )
         if bits is not None:
             config |= {"quantization_bit": bits, "quantization_embeddings": False}
@@ -275,87 +274,20 @@ class _Export:
         assert layout is not None, f"the exporter names a layout {name!r} that is in no table"
         return layout
 
-    def _tensors(self, layout: Layout, type_of: TypeOf) -> list[_Tensor]:
-        source = self._source
-        found: dict[str, list[tuple[str, tuple[RowRange, ...] | None]]] = {}
-        stacked = set()
-        for name in source.shapes:
-            pieces = layout.pieces_of(name)
-            if not pieces:
-                raise InvalidParameterError(
-                    f"The {layout.name} layout of {source.family.name} models has no place for "
-                    f"{name}, so this model cannot be written in it. Use it as it is."
-                )
-            found.setdefault(pieces[0].tensor, []).append(
-                (name, pieces[0].row_ranges(source.architecture, name))
-            )
-            if pieces[0].stacked:
-                stacked.add(pieces[0].tensor)
-        for tensor, name in layout.copies.items():
-            found[tensor] = [(name, None)]
-        tensors = []
-        for tensor, parts in found.items():
-            shape = source.shapes[parts[0][0]]
-            if parts[0][1] is not None:
-                height = max(rows[-1][1] for _, rows in parts if rows)
-                shape = (height // shape[0], *shape) if tensor in stacked else (height, *shape[1:])
-            types = {type_of(n, source.shapes[n], source.dtypes[n]) for n, _ in parts}
-            # Parts that are stored in different types meet in one that holds them all.
-            dtype = types.pop() if len(types) == 1 else "float32"
-            tensors.append(_Tensor(tensor, dtype, shape, tuple(parts)))
-        return tensors
-
-    def _reader(self, tensor: _Tensor) -> Callable[[], Bytes]:
-        return lambda: self._assemble(tensor)
-
-    def _assemble(self, tensor: _Tensor) -> Bytes:
-        """The bytes of a tensor, ``[rows, bytes per row]``."""
-        whole: Bytes | None = None
-        for name, rows in tensor.parts:
-            data = self._converted(name, tensor.dtype)
-            if rows is None:
-                return data
-            if whole is None:
-                whole = np.empty((tensor.num_rows, data.shape[1]), np.uint8)
-            start = 0
-            for first, last in rows:
-                whole[first:last] = data[start : start + last - first]
-                start += last - first
-        assert whole is not None
-        return whole
-
-    def _converted(self, name: str, dtype: str) -> Bytes:
-        """A weight's bytes as ``dtype``, ``[rows, bytes per row]``."""
-        shape = self._source.shapes[name]
-        rows = shape[0]
-        weight = self._source.read(name)
-        stored = np.ascontiguousarray(weight.data).reshape(rows, -1)
-        if weight.dtype != dtype:
-            columns = math.prod(shape[1:])
-            stored = _by_chunks(
-                stored,
-                max(1, _CHUNK_WEIGHTS // columns),
-                lambda part: quantize(dtype, _floats(weight.dtype, part, columns)).reshape(
-                    len(part), -1
-                ),
-            )
-        self._source.release(name)
-        return stored
-
-    def _takes_integers(self, tensor: _Tensor) -> bool:
+    def _takes_integers(self, tensor: RelaidTensor) -> bool:
         if len(tensor.shape) != 2:
             return False
         return not any(name in self.exporter.unquantized for name, _ in tensor.parts)
 
     def _integers(
-        self, tensor: _Tensor, bits: int, scale_suffix: str
+        self, relayout: Relayout, tensor: RelaidTensor, bits: int, scale_suffix: str
     ) -> list[safetensors_writer.NewTensor]:
         """The tensor as integers, and its scales: one for each row."""
         rows, columns = tensor.shape
         scales: list[Bytes] = []
 
         def integers() -> Bytes:
-            floats = _floats(tensor.dtype, self._assemble(tensor), columns)
+            floats = to_floats(tensor.dtype, relayout.read(tensor), columns)
             data, row_scales = quantize_rows(floats, bits)
             scales.append(np.ascontiguousarray(row_scales, "<f2").view(np.uint8))
             return data.view(np.uint8)
@@ -378,33 +310,8 @@ class _Export:
             own = read_object(file).get("chat_template")
         return own if isinstance(own, str) else self.exporter.chat_template
 
-    def _eos_token_ids(self) -> list[int]:
-        if self._tokenizer is not None:
-            return list(self._source.family.stop_token_ids(self._tokenizer))
-        given = self._source.checkpoint.metadata.get("eos_token_id")
-        if isinstance(given, list):
-            return given
-        return [given] if isinstance(given, int) else []
-
-    def _pad_token_id(self) -> int | None:
-        given = self._source.checkpoint.metadata.get("pad_token_id")
-        if isinstance(given, int):
-            return given
-        return next(iter(self._eos_token_ids()), None)
-
     def _counting(self, total: int) -> Callable[[int], None]:
         return lambda done: self._progress(done, total)
-
-
-def _floats(dtype: str, rows: Bytes, columns: int) -> npt.NDArray[np.float32]:
-    return dequantize(dtype, np.ascontiguousarray(rows).reshape(-1), (len(rows), columns))
-
-
-def _by_chunks(rows: Bytes, chunk: int, work: Callable[[Bytes], Bytes]) -> Bytes:
-    parts = [rows[start : start + chunk] for start in range(0, len(rows), chunk)]
-    with ThreadPoolExecutor(physical_cores()) as pool:  # numpy lets go of the interpreter
-        done: Bytes = np.concatenate(list(pool.map(work, parts)))
-        return done
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from glimmer.architecture import Architecture, Rope
-from glimmer.families.smollm.weights import WEIGHT_MAP
+from glimmer.families.smollm.weights import GGUF as LAYOUT
 from tests.support.gguf_writer import write_gguf
 from tests.support.tiny import encode, random_weights
 from tests.support.tiny_bpe import tiny_bpe_metadata
 
-(LAYOUT,) = WEIGHT_MAP.layouts
 Stored = dict[str, tuple[str, tuple[int, ...], bytes]]
 
 

@@ -37,6 +37,15 @@ class Chat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextFrame:
+    """The ids that the official tokenizer adds to a bare text, and the one that fills batches."""
+
+    before: tuple[int, ...] = ()
+    behind: tuple[int, ...] = ()
+    padding: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     name: str
     recognise: Callable[[Checkpoint], str | None]
@@ -48,6 +57,7 @@ class Family:
     has_tokenizer: Callable[[Checkpoint], bool]
     tokenizer: Callable[[Checkpoint], Tokenizer]
     chat: Callable[[Checkpoint, Tokenizer], Chat]
+    text_frame: Callable[[Tokenizer], TextFrame]
     stop_token_ids: Callable[[Tokenizer], Sequence[int]]
     """The ids that end an answer."""
     sampling: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))

@@ -135,13 +135,19 @@ def byte_level_json(tokenizer: ByteLevelTokenizer, prefix: Sequence[str] = ()) -
         merges = merges_of(tokenizer.tokens)
     else:
         vocab = {token: i for i, token in enumerate(tokenizer.spelt_tokens) if token}
+        last = max(vocab.values(), default=0)
+        # The library numbers what it adds from the end on, unless the vocabulary has it already.
+        whole = {**tokenizer.special_tokens, **tokenizer.added_tokens}
+        vocab |= {token: i for token, i in whole.items() if i < last}
         merges = [(left, right) for left, _, right in (m.partition(" ") for m in tokenizer.merges)]
     pre = tokenizer.pre_tokenizer
     library = LibraryTokenizer(
         models.BPE(vocab=vocab, merges=merges, ignore_merges=pre.ignore_merges)
     )
+    digits = [pre_tokenizers.Digits(individual_digits=True)] if pre.individual_digits else []
     library.pre_tokenizer = pre_tokenizers.Sequence(
         [
+            *digits,
             pre_tokenizers.Split(Regex(pre.pattern), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]

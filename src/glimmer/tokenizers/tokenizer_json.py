@@ -71,16 +71,22 @@ def _build(file: Any) -> ByteLevelBPETokenizer:
 def _pre_tokenizer(steps: Mapping[str, Any], ignore_merges: bool) -> PreTokenizer:
     listed = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
     kinds = [step["type"] for step in listed]
-    if kinds != ["Split", "ByteLevel"]:
+    if kinds[-2:] != ["Split", "ByteLevel"] or kinds[:-2] not in ([], ["Digits"]):
         raise TokenizerError(
-            f"it cuts text by {', '.join(map(str, kinds))}; only Split and then ByteLevel is read"
+            f"it cuts text by {', '.join(map(str, kinds))}; only Split and then ByteLevel is read, "
+            "with Digits before them or not"
         )
-    split, byte_level = listed
+    *digits, split, byte_level = listed
     if (
         split.get("invert")
         or split["behavior"] != "Isolated"
         or byte_level.get("add_prefix_space")
         or byte_level.get("use_regex", True)
+        or not all(step["individual_digits"] for step in digits)
     ):
         raise TokenizerError("it cuts text in a way that is not read")
-    return PreTokenizer(split["pattern"]["Regex"], ignore_merges=ignore_merges)
+    return PreTokenizer(
+        split["pattern"]["Regex"],
+        individual_digits=bool(digits),
+        ignore_merges=ignore_merges,
+    )

@@ -28,6 +28,8 @@ from glimmer.families.chatglm.tokenizer import (
 from glimmer.families.exporter import Exporter, FolderFormat
 
 GGUF_ARCHITECTURE = "chatglm1"
+MODEL_TYPE = "chatglm"
+"""Of config.json, where four generations have it in common."""
 
 
 def gguf_keys(a: Architecture) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def official_config(
     gmask_id, mask_id = a.blanks.blank_ids
     return {
         "architectures": ["ChatGLMModel"],
-        "model_type": "chatglm",
+        "model_type": MODEL_TYPE,
         "bos_token_id": a.blanks.start_id,
         "eos_token_id": eos_token_ids[0] if eos_token_ids else a.blanks.start_id + 1,
         "gmask_token_id": gmask_id,

@@ -15,15 +15,24 @@ from glimmer.families.chatglm.answers import ANSWERS
 from glimmer.families.chatglm.chat_template import ChatGLMTemplate
 from glimmer.families.chatglm.export import EXPORTER, GGUF_ARCHITECTURE
 from glimmer.families.chatglm.releases import RELEASES
-from glimmer.families.chatglm.tokenizer import has_tokenizer, load_tokenizer, stop_token_ids
+from glimmer.families.chatglm.tokenizer import (
+    END,
+    GMASK,
+    PADDING,
+    START,
+    has_tokenizer,
+    load_tokenizer,
+    stop_token_ids,
+)
 from glimmer.families.chatglm.tool_grammar import tool_grammar
 from glimmer.families.chatglm.tool_parser import tool_parser
 from glimmer.families.chatglm.weights import WEIGHT_MAP
 from glimmer.families.config import Config
-from glimmer.families.family import Chat, Family
+from glimmer.families.family import Chat, Family, TextFrame
+from glimmer.tokenizers import Tokenizer
 
 # The official model never tells its blocks how many layers there are: they count on 28.
-_RESIDUAL_SCALE = math.sqrt(2 * 28)
+RESIDUAL_SCALE = math.sqrt(2 * 28)
 
 
 def recognise(checkpoint: Checkpoint) -> str | None:
@@ -109,7 +118,7 @@ def _network(
         norm="layer",
         norm_eps=norm_eps,
         residual="normed",
-        residual_scale=_RESIDUAL_SCALE,
+        residual_scale=RESIDUAL_SCALE,
         mask="prefix",
         blanks=Blanks(start_id=start_id, blank_ids=(gmask_id, mask_id)),
         mlp="gelu_tanh",
@@ -119,6 +128,12 @@ def _network(
         prefix_length=prefix_length,
         tied_head=True,
     )
+
+
+def text_frame(tokenizer: Tokenizer) -> TextFrame:
+    tokens = tokenizer.special_tokens
+    padding = tokens.get(PADDING, tokens[END])
+    return TextFrame(behind=(tokens[GMASK], tokens[START]), padding=padding)
 
 
 FAMILY = Family(
@@ -132,6 +147,7 @@ FAMILY = Family(
     chat=lambda _checkpoint, tokenizer: Chat(
         ChatGLMTemplate(tokenizer), tool_parser, ANSWERS, tool_grammar
     ),
+    text_frame=text_frame,
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.95, "top_p": 0.7}),
     releases=RELEASES,

@@ -19,6 +19,7 @@ from glimmer.tokenizers.sentence_piece import SentencePieceDetokenizer
 from glimmer.tokenizers.text import no_such_token
 
 MASK, GMASK, START, END = "[MASK]", "[gMASK]", "<sop>", "<eop>"
+PADDING = "<pad>"
 FILE = "ice_text.model"
 GGUF_MODEL = "glimmer.tokenizer.model"
 """Our key for the bytes of ``FILE`` in a GGUF file."""
@@ -26,7 +27,7 @@ GGUF_IMAGE_TOKENS = "glimmer.tokenizer.num_image_tokens"
 _NEWLINE, _TAB = "<n>", "<|tab|>"
 _MAX_BLANKS = 80
 # Special tokens that transformers recognises in text.
-_RECOGNISED = (START, END, "<pad>", "<unk>", MASK)
+_RECOGNISED = (START, END, PADDING, "<unk>", MASK)
 
 
 class ChatGLMTokenizer:

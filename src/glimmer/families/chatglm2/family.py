@@ -24,7 +24,12 @@ from glimmer.families.chatglm2.network import (
     remote_network,
 )
 from glimmer.families.chatglm2.releases import RELEASES
-from glimmer.families.chatglm2.tokenizer import has_tokenizer, load_tokenizer, stop_token_ids
+from glimmer.families.chatglm2.tokenizer import (
+    has_tokenizer,
+    load_tokenizer,
+    stop_token_ids,
+    text_frame,
+)
 from glimmer.families.chatglm2.tool_parser import tool_parser
 from glimmer.families.chatglm2.weights import WEIGHT_MAP
 from glimmer.families.config import Config
@@ -74,6 +79,7 @@ FAMILY = Family(
     chat=lambda _checkpoint, tokenizer: Chat(
         ChatGLM2Template(tokenizer), tool_parser, ANSWERS, tool_grammar
     ),
+    text_frame=text_frame,
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.8, "top_p": 0.8}),
     releases=RELEASES,

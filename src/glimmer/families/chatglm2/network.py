@@ -39,7 +39,8 @@ def is_llama_cpp_layout(checkpoint: Checkpoint) -> bool:
 def names_itself(checkpoint: Checkpoint) -> str:
     """What a checkpoint calls itself, in lower case: its config, its tokenizer, at last its folder.
 
-    ChatGLM2 and ChatGLM3 have the same config keys and shapes: nothing but a name tells them apart.
+    ChatGLM2 and ChatGLM3 have the same config keys and shapes: nothing but a name tells them apart,
+    nor from GLM-4 and SmolLM2 in transformers' layout.
     """
     config = checkpoint.metadata
     said = [config.get("_name_or_path"), config.get("general.name")]
@@ -53,7 +54,7 @@ def names_itself(checkpoint: Checkpoint) -> str:
     return ""
 
 
-_GENERATION = re.compile(r"(chatglm|codegeex)[-_]?[23]")
+_GENERATION = re.compile(r"(chatglm|codegeex)[-_]?[23]|smollm2")
 
 
 def _tokenizer_name(file: Path) -> object:

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from glimmer.checkpoints import Checkpoint
 from glimmer.errors import TokenizerError
+from glimmer.families.family import TextFrame
 from glimmer.tokenizers import SentencePieceTokenizer, Tokenizer, load_model, model_from_gguf
 
 FILE = "tokenizer.model"
 MASK, GMASK, SMASK, START, END = "[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"
 SPECIAL_TOKENS = (MASK, GMASK, SMASK, START, END)
 END_OF_TEXT = "</s>"
+UNKNOWN = 0
+"""The id of <unk>, with which the official tokenizer fills batches."""
 
 
 def has_tokenizer(checkpoint: Checkpoint) -> bool:
@@ -60,3 +63,8 @@ def end_of_text(tokenizer: Tokenizer) -> int:
 
 def stop_token_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     return (end_of_text(tokenizer),)
+
+
+def text_frame(tokenizer: Tokenizer) -> TextFrame:
+    tokens = tokenizer.special_tokens
+    return TextFrame(before=(tokens[GMASK], tokens[START]), padding=UNKNOWN)

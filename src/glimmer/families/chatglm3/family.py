@@ -21,7 +21,12 @@ from glimmer.families.chatglm3.answers import ANSWERS
 from glimmer.families.chatglm3.chat_template import ChatGLM3Template
 from glimmer.families.chatglm3.export import EXPORTER
 from glimmer.families.chatglm3.releases import RELEASES
-from glimmer.families.chatglm3.tokenizer import has_tokenizer, load_tokenizer, stop_token_ids
+from glimmer.families.chatglm3.tokenizer import (
+    has_tokenizer,
+    load_tokenizer,
+    stop_token_ids,
+    text_frame,
+)
 from glimmer.families.chatglm3.tool_grammar import tool_grammar
 from glimmer.families.chatglm3.tool_parser import tool_parser
 from glimmer.families.config import Config
@@ -69,6 +74,7 @@ FAMILY = Family(
     chat=lambda _checkpoint, tokenizer: Chat(
         ChatGLM3Template(tokenizer), tool_parser, ANSWERS, tool_grammar
     ),
+    text_frame=text_frame,
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.8, "top_p": 0.8}),
     releases=RELEASES,

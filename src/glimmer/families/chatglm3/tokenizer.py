@@ -13,6 +13,7 @@ ROLES = (SYSTEM, USER, ASSISTANT, OBSERVATION)
 SPECIAL_TOKENS = (*chatglm2.SPECIAL_TOKENS, *ROLES)
 
 has_tokenizer = chatglm2.has_tokenizer
+text_frame = chatglm2.text_frame
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

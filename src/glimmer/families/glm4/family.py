@@ -23,7 +23,12 @@ from glimmer.families.glm4.answers import ANSWERS
 from glimmer.families.glm4.chat_template import GLM4Template
 from glimmer.families.glm4.export import EXPORTER
 from glimmer.families.glm4.releases import RELEASES
-from glimmer.families.glm4.tokenizer import has_tokenizer, load_tokenizer, stop_token_ids
+from glimmer.families.glm4.tokenizer import (
+    has_tokenizer,
+    load_tokenizer,
+    stop_token_ids,
+    text_frame,
+)
 from glimmer.families.glm4.tool_grammar import tool_grammar
 from glimmer.families.glm4.tool_parser import tool_parser
 
@@ -62,6 +67,7 @@ FAMILY = Family(
     chat=lambda _checkpoint, tokenizer: Chat(
         GLM4Template(tokenizer), tool_parser, ANSWERS, tool_grammar
     ),
+    text_frame=text_frame,
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.8, "top_p": 0.8}),
     releases=RELEASES,

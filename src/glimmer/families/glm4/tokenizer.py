@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from glimmer.checkpoints import Checkpoint
 from glimmer.errors import TokenizerError
+from glimmer.families.family import TextFrame
 from glimmer.tokenizers import (
     RankedBPETokenizer,
     Tokenizer,
@@ -66,3 +67,13 @@ def load(checkpoint: Checkpoint, needed: Iterable[str]) -> Tokenizer:
 
 def stop_token_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     return tuple(tokenizer.special_tokens[token] for token in (END_OF_TEXT, USER, OBSERVATION))
+
+
+def text_frame(tokenizer: Tokenizer) -> TextFrame:
+    tokens = tokenizer.special_tokens
+    return TextFrame(before=(tokens[GMASK], tokens[START]), padding=tokens[END_OF_TEXT])
+
+
+def bare_text_frame(tokenizer: Tokenizer) -> TextFrame:
+    """Since GLM-4-0414 the chat template carries the prefix, and no text gets it by itself."""
+    return TextFrame(padding=tokenizer.special_tokens[END_OF_TEXT])

@@ -10,6 +10,7 @@ from glimmer.checkpoints import Checkpoint
 from glimmer.families.chatglm2.network import gguf_network, native_network
 from glimmer.families.config import Config
 from glimmer.families.family import Chat, Family
+from glimmer.families.glm4.tokenizer import bare_text_frame
 from glimmer.families.glm45.answers import ANSWERS
 from glimmer.families.glm45.chat_template import GLM45Template
 from glimmer.families.glm45.export import EXPORTER
@@ -95,6 +96,7 @@ FAMILY = Family(
         # Asked not to think, it finds the thought closed already.
         thought_end=lambda thinking: None if thinking is False else THINK_END,
     ),
+    text_frame=bare_text_frame,
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.6, "top_p": 0.95}),
     releases=RELEASES,

@@ -9,6 +9,7 @@ from glimmer.architecture import Architecture
 from glimmer.checkpoints import Checkpoint
 from glimmer.families.chatglm2.network import gguf_network, native_network
 from glimmer.families.family import Chat, Family
+from glimmer.families.glm4.tokenizer import bare_text_frame
 from glimmer.families.glm4.tool_grammar import tool_grammar
 from glimmer.families.glm4_0414.answers import ANSWERS, THINKING_ANSWERS
 from glimmer.families.glm4_0414.chat_template import THINK, THINK_END, GLM0414Template
@@ -64,6 +65,7 @@ FAMILY = Family(
     has_tokenizer=has_tokenizer,
     tokenizer=load_tokenizer,
     chat=chat,
+    text_frame=bare_text_frame,
     stop_token_ids=stop_token_ids,
     sampling=MappingProxyType({"temperature": 0.6, "top_p": 0.95}),
     releases=RELEASES,

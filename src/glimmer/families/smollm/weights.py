@@ -1,5 +1,9 @@
-"""Weight names. GGUF stores query and key rows in the interleaved order already: no permutation."""
+"""Weight names of the GGUF file, and of transformers' GlmForCausalLM.
 
+GGUF stores query and key rows in the interleaved order already, which is GLM's: no permutation.
+"""
+
+from glimmer.families.chatglm2.weights import NATIVE
 from glimmer.families.weight_map import Layout, Piece, WeightMap, in_layer, with_parts
 
 _LAYER = {
@@ -13,18 +17,14 @@ _LAYER = {
     "mlp_up": "blk.{layer}.ffn_up",
     "mlp_down": "blk.{layer}.ffn_down",
 }
-
-WEIGHT_MAP = WeightMap(
-    layouts=(
-        Layout(
-            name="gguf",
-            container="gguf",
-            pieces={
-                "embedding.weight": Piece("token_embd.weight"),
-                **in_layer(with_parts(_LAYER, ".weight")),
-                "final_norm.weight": Piece("output_norm.weight"),
-                "head.weight": Piece("output.weight"),
-            },
-        ),
-    )
+GGUF = Layout(
+    name="gguf",
+    container="gguf",
+    pieces={
+        "embedding.weight": Piece("token_embd.weight"),
+        **in_layer(with_parts(_LAYER, ".weight")),
+        "final_norm.weight": Piece("output_norm.weight"),
+        "head.weight": Piece("output.weight"),
+    },
 )
+WEIGHT_MAP = WeightMap(layouts=(GGUF, NATIVE))
