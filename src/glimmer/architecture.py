@@ -8,7 +8,7 @@ ever asks which family it serves.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -44,6 +44,9 @@ class Blanks:
     start_id: int
     blank_ids: tuple[int, ...]
     """Tokens that stand for a blank; where several kinds occur, the first of these counts."""
+    several: bool = False
+    """Whether it is known to have been trained to fill the blanks of a text one after another,
+    each behind what fills the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,22 @@ class TextLayout:
         assert self.block_positions is not None
         beyond = max(0, index + 1 - len(self.block_positions))
         return self.block_positions[index - beyond] + beyond
+
+
+def span_layout(context_length: int, spans: Iterable[tuple[int, int]]) -> TextLayout:
+    """Where tokens stand that fill blanks, in a network that sees its context both ways and has
+    two positions for each token (GLM, arXiv 2103.10360, section 2.2; ChatGLM-6B).
+
+    ``spans`` are what follows the context, in order: the index of a blank there, and the number of
+    tokens that fill it, the start token included. All of these stand at their blank, and count
+    from 1 in the second row.
+    """
+    positions: list[int] = list(range(context_length))
+    block_positions = [0] * context_length
+    for blank, length in spans:
+        positions += [blank] * length
+        block_positions += range(1, length + 1)
+    return TextLayout(context_length, tuple(positions), tuple(block_positions))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +166,11 @@ class Architecture:
         """Whether a prompt must be computed in one step: its tokens see those that come after."""
         return self.mask == "prefix"
 
+    @property
+    def fills_blanks(self) -> bool:
+        """Whether it can fill a blank amid a text (see ``span_layout``)."""
+        return self.blanks is not None and self.mask == "prefix" and self.rope.positions == "2d"
+
     def layout(self, token_ids: Sequence[int]) -> TextLayout:
         """Where the tokens of a text stand. One more token never moves those before it.
 
@@ -158,14 +182,12 @@ class Architecture:
         if self.blanks is None:
             return TextLayout(0, tuple(range(length)), None)
         start, blank = self._find_blank(token_ids)
-        answer = length - start
-        positions = (*range(start), *[blank] * answer)
+        whole = span_layout(start, [(blank, length - start)])
+        is_2d = self.rope.positions == "2d"
         return TextLayout(
             context_length=start if self.mask == "prefix" else 0,
-            positions=positions if self.rope.positions == "2d" else tuple(range(length)),
-            block_positions=(*[0] * start, *range(1, answer + 1))
-            if self.rope.positions == "2d"
-            else None,
+            positions=whole.positions if is_2d else tuple(range(length)),
+            block_positions=whole.block_positions if is_2d else None,
         )
 
     def _find_blank(self, token_ids: Sequence[int]) -> tuple[int, int]:

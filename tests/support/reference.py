@@ -61,7 +61,18 @@ class Network:
     def logits(self, token_ids: Ints) -> Floats:
         layout = self.a.layout(token_ids.tolist())
         positions = np.array([layout.positions, layout.block_positions or layout.positions])
-        sees = visible_keys(len(token_ids), layout.context_length)
+        return self.logits_at(
+            token_ids, positions, visible_keys(len(token_ids), layout.context_length)
+        )
+
+    def logits_at(
+        self,
+        token_ids: npt.NDArray[Any],
+        positions: npt.NDArray[Any],
+        sees: npt.NDArray[np.bool_],
+    ) -> Floats:
+        """With the tokens where ``positions`` [2, tokens] says; row i attends to the columns that
+        ``sees`` marks."""
         x = self.w["embedding.weight"][token_ids]
         for n in range(self.a.num_layers):
             layer = f"layers.{n}"
