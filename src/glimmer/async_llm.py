@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, overload
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from glimmer.engine import EngineStats, SamplingParams
 from glimmer.errors import GenerationError, GlimmerError
+from glimmer.infilling import Infilling, InfillMethod, InfillOutput
 from glimmer.llm import DEFAULT_MAX_NUM_SEQS, check_streamable
 from glimmer.loader import LoadedModel, Weights, load
 from glimmer.native.model import Float32Array
@@ -288,6 +290,50 @@ class AsyncLLM:
             raise outputs[0].error
         return outputs
 
+    @overload
+    async def infill(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        *,
+        method: InfillMethod = "auto",
+        priority: int = 0,
+        stream: Literal[False] = False,
+    ) -> InfillOutput: ...
+
+    @overload
+    async def infill(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        *,
+        method: InfillMethod = "auto",
+        priority: int = 0,
+        stream: Literal[True],
+    ) -> AsyncGenerator[InfillOutput, None]: ...
+
+    async def infill(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        *,
+        method: InfillMethod = "auto",
+        priority: int = 0,
+        stream: bool = False,
+    ) -> InfillOutput | AsyncGenerator[InfillOutput, None]:
+        """As ``LLM.infill``; with ``stream``, ``async for output in await llm.infill(...)``."""
+        infilling = await asyncio.to_thread(
+            Infilling, self._session, text, params, method=method, priority=priority
+        )
+        outputs = self._fill(infilling, await self._stream([infilling.prepare()]))
+        if stream:
+            return outputs
+        last = None
+        async for output in outputs:
+            last = output
+        assert last is not None, "a text without a blank is refused"
+        return replace(last, delta=last.text)
+
     async def embed(self, prompts: Prompt | Sequence[Prompt]) -> tuple[Float32Array, int]:
         """A vector for each prompt (see ``LoadedModel.embed``), float32
         ``[len(prompts), hidden_size]``, and the number of their tokens.
@@ -342,6 +388,20 @@ class AsyncLLM:
             self._leave(channel)
             raise
         return _Stream(self._follow(channel), lambda: self._leave(channel))
+
+    async def _fill(
+        self, infilling: Infilling, outputs: AsyncGenerator[RequestOutput, None]
+    ) -> AsyncGenerator[InfillOutput, None]:
+        """The rest of the way of a text whose first request runs."""
+        try:
+            while True:
+                async for output in outputs:
+                    yield infilling.take(output)
+                if infilling.is_finished:
+                    return
+                outputs = await self._stream([infilling.prepare()])
+        finally:
+            await outputs.aclose()
 
     async def _follow(self, channel: _Channel) -> AsyncGenerator[RequestOutput, None]:
         left = sum(len(p.requests) for p in channel.prepared)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal, overload
 
 from glimmer.engine import EngineStats, SamplingParams
 from glimmer.errors import InvalidParameterError
+from glimmer.infilling import Infilling, InfillMethod, InfillOutput
 from glimmer.loader import LoadedModel, Weights, load
 from glimmer.outputs import RequestOutput
 from glimmer.session import (
@@ -195,6 +197,64 @@ class LLM:
         """
         prepared = self._session.prepare_prompts(prompts, params, allow_special, priority)
         return self._stream(prepared) if stream else self._finish(prepared, progress)
+
+    @overload
+    def infill(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        *,
+        method: InfillMethod = "auto",
+        priority: int = 0,
+        stream: Literal[False] = False,
+    ) -> InfillOutput: ...
+
+    @overload
+    def infill(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        *,
+        method: InfillMethod = "auto",
+        priority: int = 0,
+        stream: Literal[True],
+    ) -> Generator[InfillOutput, None, None]: ...
+
+    def infill(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        *,
+        method: InfillMethod = "auto",
+        priority: int = 0,
+        stream: bool = False,
+    ) -> InfillOutput | Generator[InfillOutput, None, None]:
+        """Fill the blanks of a text, [MASK], [sMASK] or [gMASK], one after another.
+
+        A blank is a few words for [MASK], a sentence for [sMASK], the rest of the text for a
+        [gMASK] at its end. Each is filled with the text around it and all that was filled before in
+        view; ``method`` says how these are laid out (see ``glimmer.infilling``). ``params`` hold
+        for each fill. With ``stream`` an iterator of the text as it grows; closing it aborts the
+        request.
+
+        Raises:
+            InvalidParameterError: no blank in the text; a network that sees a text from left to
+                right only.
+            PromptTooLongError: the text, or the text and the first fills, leave no room in the
+                context.
+            GenerationError: the model produced no usable logits.
+        """
+        infilling = Infilling(self._session, text, params, method=method, priority=priority)
+        outputs = self._fill(infilling)
+        if stream:
+            return outputs
+        *_, last = outputs
+        return replace(last, delta=last.text)
+
+    def _fill(self, infilling: Infilling) -> Generator[InfillOutput, None, None]:
+        while not infilling.is_finished:
+            for output in self._stream([infilling.prepare()]):
+                yield infilling.take(output)
 
     def _stream(self, prepared: Sequence[Prepared]) -> Generator[RequestOutput, None, None]:
         for p in prepared:

@@ -19,7 +19,7 @@ from glimmer.errors import (
     OutOfMemoryError,
     TokenizerError,
 )
-from glimmer.families import Chat, Family, Release
+from glimmer.families import BlankTexts, Chat, Family, Release
 from glimmer.model_source import ModelSource
 from glimmer.native import (
     BLOCK_SIZE,
@@ -158,6 +158,35 @@ class LoadedModel:
     def stop_token_ids(self) -> tuple[int, ...]:
         """The ids that end an answer."""
         return tuple(self._family.stop_token_ids(self.tokenizer))
+
+    @property
+    def blank_tokens(self) -> tuple[str, ...]:
+        """What stands for a blank in a text that ``encode_blanks`` reads.
+
+        Raises InvalidParameterError where the network fills no blanks.
+        """
+        return self._blank_texts.tokens
+
+    def encode_blanks(self, text: str) -> list[int]:
+        """Ids of a text in which ``blank_tokens`` are blanks, and no other control token is one.
+
+        Raises:
+            InvalidParameterError: the network fills no blanks.
+            TokenizerError: there is no tokenizer, or it lacks one of these tokens.
+        """
+        return self._blank_texts.encode(self.tokenizer, text)
+
+    @property
+    def _blank_texts(self) -> BlankTexts:
+        texts = self._family.blank_texts
+        if texts is None or not self.architecture.fills_blanks:
+            raise InvalidParameterError(
+                f"{self.name} is of the {self.family} family, whose networks see a text from left "
+                "to right: they cannot fill a blank by what stands behind it, and only go on at "
+                "the end (generate, chat). Blanks are filled by the first generation, ChatGLM-6B, "
+                "and by what `glimmer pretrain` makes."
+            )
+        return texts
 
     def logits(self, token_ids: Sequence[int]) -> Float32Array:
         """Logits after each token of one sequence, float32 ``[len(token_ids), vocab_size]``.

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from glimmer.answer import Answer
+from glimmer.architecture import TextLayout
 from glimmer.chat import AnswerParser, Message, ToolSpec, to_messages, to_tools
 from glimmer.engine import (
     Constraint,
@@ -159,7 +160,7 @@ class Session:
             InvalidParameterError, PromptTooLongError, TokenizerError
         """
         texts = as_prompts(prompts)
-        self._refuse_hopeless(prompt for prompt in texts if isinstance(prompt, str))
+        self.refuse_hopeless(prompt for prompt in texts if isinstance(prompt, str))
         given = [
             self.model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
             for prompt in texts
@@ -192,7 +193,7 @@ class Session:
         """Raises InvalidParameterError, TokenizerError."""
         template, specs = self.model.chat_template, to_tools(tools)
         turns = to_messages(messages)
-        self._refuse_hopeless(turn.content for turn in turns)
+        self.refuse_hopeless(turn.content for turn in turns)
         params = params or self.default_params
         chosen = _chosen_tools(specs, tool_choice)
         if tool_choice == "none":
@@ -239,7 +240,20 @@ class Session:
             for index, (prompt, p) in enumerate(zip(given, params, strict=True))
         ]
 
-    def _refuse_hopeless(self, texts: Iterable[str]) -> None:
+    def prepare_layout(
+        self,
+        index: int,
+        token_ids: Sequence[int],
+        layout: TextLayout,
+        params: SamplingParams,
+        priority: int,
+    ) -> Prepared:
+        """A prompt whose tokens stand where ``layout`` says. Raises InvalidParameterError."""
+        return self._prepare(
+            index, token_ids, params, guards_by_default=True, priority=priority, layout=layout
+        )
+
+    def refuse_hopeless(self, texts: Iterable[str]) -> None:
         """Spare the work of encoding what cannot fit, however well it is packed into tokens.
 
         Raises:
@@ -297,12 +311,13 @@ class Session:
         thought_end: str | None = None,
         guards_by_default: bool = False,
         priority: int = 0,
+        layout: TextLayout | None = None,
     ) -> Prepared:
         # A model without tokenizer files still continues token ids.
         needs_text = isinstance(prompt, str) or self.model.has_tokenizer
         tokenizer = self.model.tokenizer if needs_text else None
         if isinstance(prompt, str):
-            self._refuse_hopeless([prompt])
+            self.refuse_hopeless([prompt])
             prompt = self.model.tokenizer.encode(prompt, allow_special)
         stop_ids = set(params.stop_token_ids)
         if not params.ignore_eos and self.model.has_tokenizer:
@@ -324,6 +339,7 @@ class Session:
                 priority=priority,
                 fork_of=first if number else None,
                 make_constraint=make_constraint,
+                layout=layout,
             )
             for number, request_id in enumerate(ids)
         )

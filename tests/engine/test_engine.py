@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glimmer.architecture import Architecture, Blanks, Rope
+from glimmer.architecture import Architecture, Blanks, Rope, span_layout
 from glimmer.engine import Engine, LoopLimits, Request, SamplingParams, StepOutput
 from glimmer.engine.step_costs import StepCosts
 from glimmer.errors import (
@@ -138,12 +138,32 @@ def alone(architecture: Architecture, kv: KVDType, request: Request) -> Answer:
 
 
 def request_of(request_id: int, prompt: Sequence[int], **values: Any) -> Request:
-    own = ("priority", "fork_of", "loop_limits", "make_constraint")
+    own = ("priority", "fork_of", "loop_limits", "make_constraint", "layout")
     options = {name: values.pop(name) for name in own if name in values}
     seed = values.pop("seed", 0)
     stops = frozenset(values.pop("stops", ()))
     values = {"temperature": 0.0, "max_new_tokens": 20, **values}
     return Request(request_id, tuple(prompt), SamplingParams(**values), stops, seed, **options)
+
+
+def test_a_layout_is_part_of_what_the_prefix_cache_knows() -> None:
+    """The same tokens at other places are another text, but for the context, which they share."""
+    prompt = [*(2 + i % 22 for i in range(40)), START, *(2 + i % 20 for i in range(30))]
+    prompt += [START, *(3 + i % 19 for i in range(21))]
+    layouts = [span_layout(40, spans) for spans in ([(5, 31), (30, 22)], [(30, 31), (5, 22)])]
+    shared = make_engine(CONTEXT)
+    for layout in (*layouts, layouts[0]):
+        request = request_of(0, prompt, layout=layout, logprobs=0)
+        shared.add_request(request)
+        answer = run(shared)[0]
+        assert answer.logprobs == alone(CONTEXT, "float16", request).logprobs
+        assert answer.cached in (0, BLOCK_SIZE, 2 * BLOCK_SIZE)
+    assert answer.cached == 2 * BLOCK_SIZE
+    requests = [request_of(0, prompt, layout=layout, logprobs=0) for layout in layouts]
+    first, second = (alone(CONTEXT, "float16", request) for request in requests)
+    assert first.logprobs != second.logprobs
+    with pytest.raises(InvalidParameterError, match="in their order alone"):
+        make_engine(CAUSAL).add_request(request_of(0, prompt, layout=layouts[0]))
 
 
 # Of few different tokens, so that beginnings and drafts are often shared.

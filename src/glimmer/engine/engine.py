@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
+from glimmer.architecture import TextLayout
 from glimmer.engine.batch import build_step, logprobs_wanted
 from glimmer.engine.block_pool import BlockPool
 from glimmer.engine.request import Request
@@ -132,8 +133,8 @@ class Engine:
 
         Raises:
             InvalidParameterError: an empty prompt, a token id or bias outside the vocabulary, a
-                prompt without the tokens that say where its answer goes (see Blanks), a constraint
-                that cannot be read.
+                prompt without the tokens that say where its answer goes (see Blanks), a layout
+                for a network that has none, a constraint that cannot be read.
             PromptTooLongError: the prompt leaves no room for an answer.
             OutOfMemoryError: the longest answer asked for would not fit in the whole KV cache.
             QueueFullError: too many requests wait already.
@@ -148,7 +149,9 @@ class Engine:
                 f"{num_blocks * BLOCK_SIZE}. Ask for a shorter answer, or allow more memory for it."
             )
         architecture = self._model.architecture
-        layout = architecture.layout(request.prompt_token_ids) if architecture.blanks else None
+        layout = request.layout
+        if layout is None and architecture.blanks is not None:
+            layout = architecture.layout(request.prompt_token_ids)
         constraint = request.make_constraint() if request.make_constraint is not None else None
         drafts = self._speculation and request.params.speculation
         drafter = Drafter() if drafts else None
@@ -262,6 +265,8 @@ class Engine:
                 f"The prompt takes {length} tokens, but the context holds {self._max_model_len} "
                 "and the answer needs at least one. Shorten the prompt or ask for a longer context."
             )
+        if request.layout is not None:
+            self._check_layout(request.layout, length)
         vocab_size = self._model.architecture.vocab_size
         if (request.params.logprobs or 0) > vocab_size:
             raise InvalidParameterError(
@@ -278,6 +283,15 @@ class Engine:
                         f"Token id {token_id} in the {what} is outside the vocabulary: ids run "
                         f"from 0 to {vocab_size - 1}."
                     )
+
+    def _check_layout(self, layout: TextLayout, length: int) -> None:
+        if not self._model.architecture.fills_blanks:
+            raise InvalidParameterError(
+                "This network takes its tokens in their order alone: leave out the layout."
+            )
+        blocks = layout.block_positions
+        assert blocks is not None, "a network that fills blanks has two rows of positions"
+        assert len(layout.positions) == len(blocks) == length >= layout.context_length
 
 
 def _output(

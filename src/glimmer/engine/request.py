@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from glimmer.architecture import TextLayout
 from glimmer.engine.constraint import TokenConstraint
 from glimmer.engine.loop_guard import LoopLimits
 from glimmer.engine.sampling_params import SamplingParams
@@ -27,3 +28,6 @@ class Request:
     """An earlier request with the same prompt, whose blocks serve for this one as well."""
     make_constraint: Callable[[], TokenConstraint] | None = None
     """Makes what tells the tokens that may come next."""
+    layout: TextLayout | None = None
+    """Where the prompt's tokens stand, in a network with blanks; None for where the network itself
+    finds them to stand."""

@@ -153,7 +153,9 @@ class Scheduler:
         sequence.drafts = []
         if self._prefix_caching:
             full = sequence.num_computed // BLOCK_SIZE
-            prefix_cache.extend(sequence.chain, sequence.root, sequence.token_ids, full)
+            prefix_cache.extend(
+                sequence.chain, sequence.root, sequence.token_ids, sequence.layout, full
+            )
             for index in range(before, full):
                 self.pool.remember(sequence.block_table[index], sequence.chain[index])
 
@@ -218,7 +220,9 @@ class Scheduler:
             return leader.block_table[: blocks_for(count)], count
         if not self._prefix_caching:
             return [], 0
-        known = prefix_cache.hashes(sequence.chain, sequence.root, sequence.token_ids[:-1])
+        known = prefix_cache.hashes(
+            sequence.chain, sequence.root, sequence.token_ids[:-1], sequence.layout
+        )
         blocks = self.pool.find(known)
         return blocks, len(blocks) * BLOCK_SIZE
 

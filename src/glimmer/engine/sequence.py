@@ -43,7 +43,7 @@ class Sequence:
         """Tokens that may follow; this step computes them as if they did."""
         self.chain: list[bytes] = []
         """Hashes of its first full blocks."""
-        self.root = prefix_cache.root(self.token_ids, layout.context_length if layout else 0)
+        self.root = prefix_cache.root(self.token_ids, layout)
         self.num_cached = 0
         """Tokens of the prompt that were in the cache when it first ran."""
         self.started = False

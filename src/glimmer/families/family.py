@@ -36,6 +36,16 @@ class Chat:
     None if it does not think."""
 
 
+@dataclass(frozen=True, slots=True)
+class BlankTexts:
+    """How a text with blanks is read."""
+
+    tokens: tuple[str, ...]
+    """What stands for a blank in a text."""
+    encode: Callable[[Tokenizer, str], list[int]]
+    """Ids of a text in which they do. What follows a blank is read as the text that goes on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFrame:
     """The ids that the official tokenizer adds to a bare text, and the one that fills batches."""
@@ -60,6 +70,8 @@ class Family:
     text_frame: Callable[[Tokenizer], TextFrame]
     stop_token_ids: Callable[[Tokenizer], Sequence[int]]
     """The ids that end an answer."""
+    blank_texts: BlankTexts | None = None
+    """None where the networks of the family fill no blanks."""
     sampling: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """The values of SamplingParams that the official chat uses."""
     releases: tuple[Release, ...]

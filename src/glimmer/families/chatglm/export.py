@@ -30,6 +30,9 @@ from glimmer.families.exporter import Exporter, FolderFormat
 GGUF_ARCHITECTURE = "chatglm1"
 MODEL_TYPE = "chatglm"
 """Of config.json, where four generations have it in common."""
+SEVERAL_BLANKS = "several_blanks"
+"""Our key in a config, for networks that were trained to fill the blanks of a text one after
+another, such as those of `glimmer pretrain`. The releases do not tell."""
 
 
 def gguf_keys(a: Architecture) -> dict[str, Any]:
@@ -52,6 +55,8 @@ def gguf_keys(a: Architecture) -> dict[str, Any]:
         "mask_token_id": mask_id,
         "gmask_token_id": gmask_id,
     }
+    if a.blanks.several:
+        keys[SEVERAL_BLANKS] = True
     return {f"{GGUF_ARCHITECTURE}.{key}": value for key, value in keys.items()}
 
 
@@ -61,6 +66,7 @@ def official_config(
     """config.json of the official code, which reads ``auto_map`` only where that code lies."""
     assert a.blanks is not None
     gmask_id, mask_id = a.blanks.blank_ids
+    own = {SEVERAL_BLANKS: True} if a.blanks.several else {}
     return {
         "architectures": ["ChatGLMModel"],
         "model_type": MODEL_TYPE,
@@ -79,6 +85,7 @@ def official_config(
         "torch_dtype": dtype,
         "use_cache": True,
         "vocab_size": a.vocab_size,
+        **own,
     }
 
 

@@ -13,13 +13,15 @@ from glimmer.architecture import Architecture, Blanks, Rope
 from glimmer.checkpoints import Checkpoint
 from glimmer.families.chatglm.answers import ANSWERS
 from glimmer.families.chatglm.chat_template import ChatGLMTemplate
-from glimmer.families.chatglm.export import EXPORTER, GGUF_ARCHITECTURE
+from glimmer.families.chatglm.export import EXPORTER, GGUF_ARCHITECTURE, SEVERAL_BLANKS
 from glimmer.families.chatglm.releases import RELEASES
 from glimmer.families.chatglm.tokenizer import (
+    BLANKS,
     END,
     GMASK,
     PADDING,
     START,
+    ChatGLMTokenizer,
     has_tokenizer,
     load_tokenizer,
     stop_token_ids,
@@ -28,7 +30,7 @@ from glimmer.families.chatglm.tool_grammar import tool_grammar
 from glimmer.families.chatglm.tool_parser import tool_parser
 from glimmer.families.chatglm.weights import WEIGHT_MAP
 from glimmer.families.config import Config
-from glimmer.families.family import Chat, Family, TextFrame
+from glimmer.families.family import BlankTexts, Chat, Family, TextFrame
 from glimmer.tokenizers import Tokenizer
 
 # The official model never tells its blocks how many layers there are: they count on 28.
@@ -65,6 +67,7 @@ def _from_config(checkpoint: Checkpoint) -> Architecture:
         mask_id=config.count("mask_token_id", 150000),
         gmask_id=config.count("gmask_token_id", 150001),
         prefix_length=config.count("pre_seq_len", 0),
+        several=config.flag(SEVERAL_BLANKS, False),
     )
 
 
@@ -81,6 +84,7 @@ def _from_gguf(checkpoint: Checkpoint) -> Architecture:
         start_id=config.count("start_token_id"),
         mask_id=config.count("mask_token_id"),
         gmask_id=config.count("gmask_token_id"),
+        several=config.flag(SEVERAL_BLANKS, False),
     )
 
 
@@ -97,6 +101,7 @@ def _network(
     mask_id: int,
     gmask_id: int,
     prefix_length: int = 0,
+    several: bool = False,
 ) -> Architecture:
     head_dim = hidden_size // max(num_heads, 1)
     return Architecture(
@@ -120,7 +125,7 @@ def _network(
         residual="normed",
         residual_scale=RESIDUAL_SCALE,
         mask="prefix",
-        blanks=Blanks(start_id=start_id, blank_ids=(gmask_id, mask_id)),
+        blanks=Blanks(start_id=start_id, blank_ids=(gmask_id, mask_id), several=several),
         mlp="gelu_tanh",
         qkv_bias=True,
         attention_out_bias=True,
@@ -136,6 +141,11 @@ def text_frame(tokenizer: Tokenizer) -> TextFrame:
     return TextFrame(behind=(tokens[GMASK], tokens[START]), padding=padding)
 
 
+def _encode_blanks(tokenizer: Tokenizer, text: str) -> list[int]:
+    assert isinstance(tokenizer, ChatGLMTokenizer)
+    return tokenizer.encode_blanks(text)
+
+
 FAMILY = Family(
     name="chatglm",
     recognise=recognise,
@@ -149,6 +159,7 @@ FAMILY = Family(
     ),
     text_frame=text_frame,
     stop_token_ids=stop_token_ids,
+    blank_texts=BlankTexts(BLANKS, _encode_blanks),
     sampling=MappingProxyType({"temperature": 0.95, "top_p": 0.7}),
     releases=RELEASES,
 )

@@ -18,16 +18,23 @@ from glimmer.tokenizers import SentencePieceTokenizer, Tokenizer, decode_all, lo
 from glimmer.tokenizers.sentence_piece import SentencePieceDetokenizer
 from glimmer.tokenizers.text import no_such_token
 
-MASK, GMASK, START, END = "[MASK]", "[gMASK]", "<sop>", "<eop>"
+MASK, GMASK, SMASK, START, END = "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"
 PADDING = "<pad>"
+BLANKS = (MASK, SMASK, GMASK)
 FILE = "ice_text.model"
 GGUF_MODEL = "glimmer.tokenizer.model"
 """Our key for the bytes of ``FILE`` in a GGUF file."""
 GGUF_IMAGE_TOKENS = "glimmer.tokenizer.num_image_tokens"
-_NEWLINE, _TAB = "<n>", "<|tab|>"
+NEWLINE, TAB = "<n>", "<|tab|>"
 _MAX_BLANKS = 80
 # Special tokens that transformers recognises in text.
 _RECOGNISED = (START, END, PADDING, "<unk>", MASK)
+_BLANK_PATTERN = re.compile(rf"({'|'.join(map(re.escape, BLANKS))})")
+
+
+def spaces(count: int) -> str:
+    """The piece that stands for so many spaces, 2 to 80."""
+    return f"<|blank_{count}|>"
 
 
 class ChatGLMTokenizer:
@@ -73,10 +80,34 @@ class ChatGLMTokenizer:
                 ids += self._encode_plain(part)
         return ids
 
+    def encode_blanks(self, text: str) -> list[int]:
+        """Ids of a text in which "[MASK]", "[sMASK]" and "[gMASK]" are those tokens.
+
+        Training takes spans out of a text that was encoded whole, so what follows a blank is
+        encoded as the text that goes on: without the space that SentencePiece puts before a text.
+        A single space before a blank is dropped: it begins the token that was taken out.
+        """
+        first, *rest = _BLANK_PATTERN.split(text)
+        ids = self._encode_plain(first) if first else []
+        for token, part in zip(rest[::2], rest[1::2], strict=True):
+            if token not in self._special_tokens:
+                raise TokenizerError(f"This tokenizer has no token {token}: use another blank.")
+            ids.append(self._special_tokens[token])
+            if part:
+                # The new line's token ends what it stands in: what follows is as in mid-text.
+                new_line = self._encode_plain("\n")[-1]
+                going_on = self._encode_plain("\n" + part)
+                ids += going_on[going_on.index(new_line) + 1 :]
+        return ids
+
+    @staticmethod
+    def prepare(text: str) -> str:
+        """With the pieces that stand for new lines, tabs and runs of spaces."""
+        text = text.replace("\n", NEWLINE).replace("\t", TAB)
+        return re.sub(f" {{2,{_MAX_BLANKS}}}", lambda run: spaces(len(run[0])), text)
+
     def _encode_plain(self, text: str) -> list[int]:
-        text = text.replace("\n", _NEWLINE).replace("\t", _TAB)
-        text = re.sub(f" {{2,{_MAX_BLANKS}}}", lambda run: f"<|blank_{len(run[0])}|>", text)
-        return [i + self.num_image_tokens for i in self._pieces.encode(text)]
+        return [i + self.num_image_tokens for i in self._pieces.encode(self.prepare(text))]
 
     def decode(self, ids: Iterable[int]) -> str:
         return decode_all(self.detokenizer(), ids)
@@ -94,8 +125,8 @@ class ChatGLMTokenizer:
         return _Detokenizer(self._pieces, self.num_image_tokens)
 
 
-_BLANKS = {f"<|blank_{n}|>": " " * n for n in range(2, _MAX_BLANKS + 1)}
-_WRITTEN: Mapping[str, str] = {_NEWLINE: "\n", _TAB: "\t", **_BLANKS}
+_SPACES = {spaces(n): " " * n for n in range(2, _MAX_BLANKS + 1)}
+_WRITTEN: Mapping[str, str] = {NEWLINE: "\n", TAB: "\t", **_SPACES}
 _WRITTEN_PATTERN = re.compile("|".join(map(re.escape, _WRITTEN)))
 _LONGEST_WRITTEN = max(map(len, _WRITTEN))
 _UNFINISHED = tuple(token[:-1] for token in _WRITTEN)
