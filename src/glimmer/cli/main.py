@@ -17,6 +17,7 @@ from glimmer.cli.data import data
 from glimmer.cli.doctor import doctor
 from glimmer.cli.env import env
 from glimmer.cli.generate import generate
+from glimmer.cli.infill import infill
 from glimmer.cli.keys import keys
 from glimmer.cli.list import list_releases
 from glimmer.cli.migrate import migrate
@@ -37,6 +38,7 @@ app = typer.Typer(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "chat": chat,
     "generate": generate,
+    "infill": infill,
     "serve": serve,
     "usage": usage,
     "list": list_releases,

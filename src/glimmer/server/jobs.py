@@ -16,6 +16,7 @@ from glimmer.errors import (
     QueueFullError,
     UsageError,
 )
+from glimmer.infilling import InfillMethod, InfillOutput
 from glimmer.outputs import RequestOutput, Usage
 from glimmer.server.errors import ApiError
 from glimmer.session import ToolChoice
@@ -45,6 +46,12 @@ class ChatJob(Job):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextJob(Job):
     prompts: Sequence[str | Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfillJob(Job):
+    text: str
+    method: InfillMethod = "auto"
 
 
 def sampling_params(llm: AsyncLLM, job: Job) -> SamplingParams:
@@ -93,10 +100,26 @@ async def stream(llm: AsyncLLM, job: Job) -> AsyncGenerator[RequestOutput, None]
                 priority=job.priority,
                 stream=True,
             )
+        if isinstance(job, InfillJob):
+            outputs = await llm.infill(
+                job.text, params, method=job.method, priority=job.priority, stream=True
+            )
+            return _fills(outputs)
         assert isinstance(job, TextJob)
         return await llm.generate(job.prompts, params, priority=job.priority, stream=True)
     except GlimmerError as error:
         raise refusal(error) from error
+
+
+async def _fills(
+    outputs: AsyncGenerator[InfillOutput, None],
+) -> AsyncGenerator[RequestOutput, None]:
+    """Each blank as a prompt of its own, which is what is counted."""
+    try:
+        async for output in outputs:
+            yield output.fills[-1]
+    finally:
+        await outputs.aclose()
 
 
 async def complete(llm: AsyncLLM, job: Job, totals: Totals) -> list[RequestOutput]:

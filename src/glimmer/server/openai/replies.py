@@ -50,6 +50,28 @@ class Completion(Reply):
     usage: UsageReply
 
 
+class FillReply(Reply):
+    blank: str
+    text: str
+    finish_reason: Literal["stop", "length"]
+
+
+class InfillChoice(Reply):
+    index: int
+    text: str
+    fills: list[FillReply]
+    finish_reason: Literal["stop", "length"]
+
+
+class Infilling(Reply):
+    id: str
+    object: Literal["text_infilling"]
+    created: int
+    model: str
+    choices: list[InfillChoice]
+    usage: UsageReply
+
+
 class Embedding(Reply):
     object: Literal["embedding"]
     index: int

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from glimmer.engine import Constraint
 from glimmer.errors import InvalidParameterError
+from glimmer.infilling import InfillMethod
 from glimmer.server.bodies import Body, Count, Few, Items, JsonObject, Stop
 from glimmer.server.errors import ApiError
 
@@ -222,6 +223,21 @@ class CompletionBody(SamplingBody):
         if self.prompt and isinstance(self.prompt[0], int):
             return [self.prompt]
         return list(self.prompt)  # type: ignore[arg-type]
+
+
+class InfillBody(SamplingBody):
+    """Ours, in the manner of completions."""
+
+    prompt: str
+    """With [MASK] for a few words, [sMASK] for a sentence, [gMASK] for all that follows."""
+    method: InfillMethod = "auto"
+    max_tokens: Count | None = 64
+    """For each blank."""
+
+    def sampling(self) -> dict[str, Any]:
+        if self.n not in (None, 1):
+            raise ApiError("unsupported", "A text is completed once: leave out n.", param="n")
+        return super().sampling()
 
 
 class EmbeddingBody(Body):
