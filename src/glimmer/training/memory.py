@@ -241,14 +241,14 @@ def _layer_bytes(
     trained = choices.method in ("full", "freeze")
     by_part = {part: module for module in modules for part in module.parts}
 
-    def inputs(width: int, *parts: str, held: bool = False) -> float:
-        """Of the linear layers with these parts; ``held``: a copy of size c is there already."""
+    def inputs(width: int, *parts: str) -> float:
+        """Of the linear layers with these parts."""
         found = {id(by_part[p]): by_part[p] for p in parts if p in by_part}.values()
         if trained:
-            return 0 if held else size * width
+            return size * width
         if choices.method not in ("lora", "qlora"):
             return 0
-        copies = len(found) if size != _ADAPTER_BYTES else 0 if held else 1
+        copies = 1 if size == _ADAPTER_BYTES else len(found)
         return _ADAPTER_BYTES * (copies * width + choices.lora_rank * len(found))
 
     def norm(width: int) -> int:
@@ -268,7 +268,7 @@ def _layer_bytes(
     prefix = choices.prefix_tokens if choices.method == "ptuning" else 0
     keys = choices.length + prefix
     kept += size * (2 * q + 2 * q * keys / choices.length + keys) + 4 * a.num_heads
-    kept += inputs(q, "attn_out", held=True)
+    kept += inputs(q, "attn_out")
     if not a.has_experts(layer):
         return kept + mlp("", a.intermediate_size)
     assert a.experts is not None
