@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -152,9 +153,10 @@ def test_command(run: Any) -> None:
     )
     assert 12 * 2**30 < report["peak_bytes"] < 40 * 2**30
     table = run("plan", "chatglm-6b", "--finetune", "full", "--gradient-checkpointing").stdout
-    assert "100 % of 6.2 B parameters" in table
+    assert "100 % of 6.17 B parameters" in table
     assert "float32, with gradient checkpointing" in table
-    assert "bfloat16" in run("plan", "glm-4-9b-chat", "--finetune", "qlora").stdout
+    table = run("plan", "glm-4-9b-chat", "--finetune", "qlora", "--dtype", "bfloat16").stdout
+    assert "linear layers in 4 bits, the rest bfloat16" in table
 
 
 @pytest.mark.parametrize(
@@ -174,6 +176,8 @@ def test_wrong_use(run: Any, arguments: list[str], said: str) -> None:
     assert said in result.stderr
 
 
+# Transformers warns of a name of its own that PEFT asks for.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_counts_are_those_of_peft() -> None:
     """LoRA on a network that Transformers makes, as PEFT counts what it adds."""
     peft = pytest.importorskip("peft")
@@ -197,6 +201,54 @@ def glm_config(a: Any) -> dict[str, Any]:
         "attention_bias": a.qkv_bias, "tie_word_embeddings": a.tied_head,
         "max_position_embeddings": a.max_position, "pad_token_id": 0,
     }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["full", "lora", "freeze"])
+def test_activations_are_what_autograd_keeps(method: Any, dtype: Any) -> None:
+    """All tensors that the backward pass of a network of Transformers holds on to; of the logits
+    that is the log-softmax alone."""
+    peft = pytest.importorskip("peft")
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    architecture = tiny_architecture(
+        "chatglm3", vocab_size=2000, hidden_size=128, head_dim=32, num_layers=6,
+        intermediate_size=320,
+    )  # fmt: skip
+    model = transformers.GlmForCausalLM(transformers.GlmConfig(**glm_config(architecture)))
+    model = model.to(getattr(torch, dtype))
+    if method == "lora":
+        model = peft.get_peft_model(
+            model, peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
+    elif method == "freeze":
+        model.requires_grad_(False)
+        for layer in model.model.layers[-2:]:
+            layer.requires_grad_(True)
+    model.train()
+    ids = torch.randint(1, architecture.vocab_size, (2, 96))
+    mask = torch.ones_like(ids)
+    mask[0, -5:] = 0  # padding, so that attention gets a mask
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False)
+    found = plan_finetuning(
+        architecture, all_families()["chatglm3"],
+        FinetuneChoices(method=method, batch_size=2, length=96, dtype=dtype),
+    )  # fmt: skip
+    size = 4 if dtype == "float32" else 2
+    # Of the logits' 12 + c bytes the log-softmax's 4 are kept; the others come and go.
+    others = 2 * 96 * architecture.vocab_size * (8 + size)
+    assert found.activations - others == pytest.approx(sum(kept.values()), rel=0.05)
 
 
 # A step of two passes, and the most that the process held beyond what it held before there was a
@@ -247,7 +299,8 @@ print(status("VmHWM") - before)
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", ["lora", "freeze", "full"])
 def test_the_measured_peak_of_a_step(method: Any, checkpointing: bool) -> None:
-    """The plan is within a quarter of what a real step takes."""
+    """The plan is within a twentieth of what a real step takes, where freed memory is given back at
+    once: by default glibc holds on to much of it."""
     pytest.importorskip("peft")
     if not Path("/proc/self/status").exists():
         pytest.skip("the system does not tell a process's peak memory")
@@ -264,6 +317,7 @@ def test_the_measured_peak_of_a_step(method: Any, checkpointing: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _MEASURE, argument],
         capture_output=True, text=True, check=True,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},
     )  # fmt: skip
     measured = int(done.stdout.splitlines()[-1])
-    assert planned == pytest.approx(measured, rel=0.25)
+    assert planned == pytest.approx(measured, rel=0.05)

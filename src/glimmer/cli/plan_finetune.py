@@ -74,7 +74,9 @@ def _table(
     share = 100 * plan.trained_parameters / plan.total_parameters
     texts = f"{chosen.batch_size} x {chosen.length} tokens, {chosen.dtype}"
     checkpointed = ", with gradient checkpointing" if chosen.gradient_checkpointing else ""
-    form = "linear layers in 4 bits" if chosen.method == "qlora" else chosen.dtype
+    form = chosen.dtype
+    if chosen.method == "qlora":
+        form = f"linear layers in 4 bits, the rest {form}"
     rows = [
         ("weights", plan.weights, form),
         ("gradients", plan.gradients, ""),

@@ -257,7 +257,7 @@ def _layer_bytes(
         return 4 * width + (size * width if trained else 0)
 
     def mlp(prefix: str, width: int) -> float:
-        kept = (3 if a.mlp == "swiglu" else 1) * size * width
+        kept: float = (3 if a.mlp == "swiglu" else 1) * size * width
         kept += inputs(h, prefix + "mlp_gate", prefix + "mlp_up")
         return kept + inputs(width, prefix + "mlp_down")
 

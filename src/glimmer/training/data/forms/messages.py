@@ -98,11 +98,11 @@ def _written(message: Message, numbers: dict[str, str], waiting: list[str]) -> d
             calls.append({"id": number, "type": "function", "function": function})
         turn["tool_calls"] = calls
     if message.role == "tool":
-        number = message.tool_call_id or (waiting[0] if waiting else None)
-        if number in waiting:
-            waiting.remove(number)
-        if number is not None:
-            turn["tool_call_id"] = number
+        answered = message.tool_call_id or (waiting[0] if waiting else None)
+        if answered in waiting:
+            waiting.remove(answered)
+        if answered is not None:
+            turn["tool_call_id"] = answered
     if message.name is not None:
         turn["name"] = message.name
     if message.reasoning is not None:

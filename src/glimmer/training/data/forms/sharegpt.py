@@ -52,7 +52,7 @@ def _turn(turn: Json, where: str) -> Message:
             f"{where} has the unknown key {unknown[0]!r}; allowed are {', '.join(sorted(_KEYS))}."
         )
     speaker = turn.get("from")
-    if speaker not in _ROLES:
+    if not isinstance(speaker, str) or speaker not in _ROLES:
         raise InvalidParameterError(
             f"{where}: 'from' must be one of {', '.join(_ROLES)}, but it is {speaker!r:.40}."
         )
