@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
@@ -16,6 +17,8 @@
 #include "core/error.h"
 #include "core/memory.h"
 #include "core/packing.h"
+#include "core/sampler.h"
+#include "isa/isa.h"
 #include "kernels/kernels.h"
 
 namespace nb = nanobind;
@@ -127,6 +130,27 @@ void step(Decoder& decoder, KVCache& cache, Vector<int32_t> token_ids, Vector<in
   decoder.step(cache, input, output);
 }
 
+// The choice of tokens after logits that were computed elsewhere, [rows][vocab_size]; they are
+// overwritten.
+void sample(const std::string& isa, OutMatrix<float> logits, const Sampling& sampling,
+            int num_logprobs, OutVector<int32_t> out_ids, OutVector<float> out_logprobs,
+            OutMatrix<int32_t> out_top_ids, OutMatrix<float> out_top_logprobs) {
+  const size_t num_rows = logits.shape(0), vocab_size = logits.shape(1);
+  std::vector<RowSampling> rows;
+  for (size_t i = 0; i < num_rows; ++i) rows.push_back(sampling.row(i));
+  const nb::gil_scoped_release released;
+  Sampler sampler(*find_instruction_set(isa).kernels, static_cast<int>(vocab_size));
+  sampler.reserve();
+  const size_t width = static_cast<size_t>(std::max(num_logprobs, 0));
+  for (size_t i = 0; i < num_rows; ++i) {
+    RowResult result{.top_ids = out_top_ids.data() + i * width,
+                     .top_logprobs = out_top_logprobs.data() + i * width};
+    sampler.sample(rows[i], logits.data() + i * vocab_size, num_logprobs, result);
+    out_ids.data()[i] = result.token;
+    out_logprobs.data()[i] = result.logprob;
+  }
+}
+
 }  // namespace
 }  // namespace glimmer
 
@@ -235,6 +259,10 @@ NB_MODULE(_core, m) {
                     Vector<int64_t>, Vector<float>, Vector<float>, Vector<float>, Vector<int32_t>,
                     Vector<int32_t>, Vector<int32_t>, Vector<int32_t>, Vector<float>,
                     Vector<int32_t>, Tables, Vector<int32_t>>());
+
+  m.def("sample", &sample, nb::arg("isa"), nb::arg("logits"), nb::arg("sampling"),
+        nb::arg("num_logprobs"), nb::arg("out_ids"), nb::arg("out_logprobs"),
+        nb::arg("out_top_ids"), nb::arg("out_top_logprobs"));
 
   nb::class_<Decoder>(m, "Decoder")
       .def(nb::init<const Architecture&, int, const std::string&, Form, const std::vector<int>&>())

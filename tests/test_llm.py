@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import glimmer
-from glimmer import session
 from glimmer.errors import InvalidParameterError, OutOfMemoryError, PromptTooLongError
 from glimmer.loader import LoadedModel
+from glimmer.native import NativeModel
 from glimmer.session import parse_bytes
 from tests.support.tiny_gguf import tiny_gguf
 
@@ -191,7 +191,7 @@ def test_memory_of_the_cache(model: LoadedModel, monkeypatch: pytest.MonkeyPatch
         glimmer.LLM(model, kv_memory="much")
     small = glimmer.LLM(model, kv_memory="20KiB")  # two blocks of 8 KiB
     assert small.max_model_len == 64
-    monkeypatch.setattr(session, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(NativeModel, "available_memory", lambda _self: 2**20)
     with pytest.raises(OutOfMemoryError, match="are free"):
         glimmer.LLM(model, kv_memory="2GiB")
 

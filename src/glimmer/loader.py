@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,16 +21,16 @@ from glimmer.errors import (
     TokenizerError,
 )
 from glimmer.families import BlankTexts, Chat, Family, Release
-from glimmer.model_source import ModelSource
+from glimmer.model_source import ModelSource, find_architecture, find_family
 from glimmer.native import (
     BLOCK_SIZE,
-    KVCache,
     NativeModel,
     StepInput,
     available_memory,
     trim_heap,
 )
 from glimmer.native.model import Activations, Float32Array, KVDType
+from glimmer.native.runner import Runner
 from glimmer.packed_source import open_source
 from glimmer.tokenizers import Tokenizer
 
@@ -63,7 +64,7 @@ class LoadedModel:
         own_name: str,
         family: Family,
         architecture: Architecture,
-        native: NativeModel,
+        runner: Runner,
         tokenizer: Tokenizer | None,
         chat: Chat | None,
         weights: Weights,
@@ -71,7 +72,7 @@ class LoadedModel:
     ) -> None:
         self.path = path
         self.architecture = architecture
-        self.native = native
+        self.runner = runner
         self.weights = weights
         self.release = release
         self._own_name = own_name
@@ -85,6 +86,15 @@ class LoadedModel:
         if self.release is not None:
             return f"{self.release.title} ({self.release.name})"
         return self._own_name
+
+    @property
+    def native(self) -> NativeModel:
+        """The native core that runs it. Raises InvalidParameterError where another engine does."""
+        if not isinstance(self.runner, NativeModel):
+            raise InvalidParameterError(
+                "This needs the native engine, but the model was loaded for another one."
+            )
+        return self.runner
 
     @property
     def family(self) -> str:
@@ -102,7 +112,7 @@ class LoadedModel:
 
     @property
     def weights_bytes(self) -> int:
-        return self.native.weights_bytes
+        return self.runner.weights_bytes
 
     @property
     def default_kv_dtype(self) -> KVDType:
@@ -241,7 +251,7 @@ class LoadedModel:
                 f"logits needs a list of at least one token id, but it got {token_ids!r}."
             )
         num_blocks = -(-len(ids) // BLOCK_SIZE)
-        cache = KVCache(self.native, num_blocks, self.default_kv_dtype)
+        cache = self.runner.new_cache(num_blocks, self.default_kv_dtype)
         blocks = np.arange(num_blocks, dtype=np.int32)[None]
         layout = self.architecture.layout(token_ids)
         positions, block_positions = (
@@ -267,7 +277,7 @@ class LoadedModel:
                 return_logits=True,
                 return_hidden=with_hidden,
             )
-            result = self.native.step(cache, step)
+            result = self.runner.step(cache, step)
             assert result.logits is not None
             yield result.logits, result.hidden
 
@@ -306,17 +316,47 @@ def load(
             activations = "int16" if small else "int8"
         native = NativeModel(architecture, num_threads, activations=activations)
         _check_memory(source, native, TARGETS[weights])
-        own_name = model_name(checkpoint)
         # Before the weights: what building it takes for a moment is then free again for them.
-        tokenizer = found.tokenizer(checkpoint) if found.has_tokenizer(checkpoint) else None
-        chat = found.chat(checkpoint, tokenizer) if tokenizer is not None else None
+        facts = described(checkpoint, found.name)
         checkpoint.release_metadata()
         trim_heap()
         for name in load_order(source.shapes):
             source.load_into(native, name, TARGETS[weights])
     native.finish()
     return LoadedModel(
-        path, own_name, found, architecture, native, tokenizer, chat, weights, release
+        path,
+        facts.own_name,
+        found,
+        architecture,
+        native,
+        facts.tokenizer,
+        facts.chat,
+        weights,
+        release,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """All of a checkpoint but its weights."""
+
+    own_name: str
+    family: Family
+    architecture: Architecture
+    tokenizer: Tokenizer | None
+    chat: Chat | None
+
+
+def described(checkpoint: Checkpoint, family: str | None) -> Described:
+    """Raises UnknownFamilyError, TokenizerError, CheckpointError."""
+    found = find_family(checkpoint, family)
+    tokenizer = found.tokenizer(checkpoint) if found.has_tokenizer(checkpoint) else None
+    return Described(
+        model_name(checkpoint),
+        found,
+        find_architecture(checkpoint, found),
+        tokenizer,
+        found.chat(checkpoint, tokenizer) if tokenizer is not None else None,
     )
 
 

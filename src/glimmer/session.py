@@ -24,7 +24,7 @@ from glimmer.engine import (
 )
 from glimmer.errors import InvalidParameterError, OutOfMemoryError, PromptTooLongError
 from glimmer.loader import LoadedModel
-from glimmer.native import BLOCK_SIZE, KVCache, available_memory, kv_block_bytes
+from glimmer.native import BLOCK_SIZE, kv_block_bytes
 from glimmer.native.model import KVDType
 from glimmer.outputs import RequestOutput
 from glimmer.tokenizers import Tokenizer
@@ -127,9 +127,9 @@ class Session:
             model, dtype, max_num_seqs, max_model_len, kv_memory
         )
         self._block_bytes = kv_block_bytes(model.architecture, dtype)
-        self.cache = KVCache(model.native, num_blocks, dtype)
+        self.cache = model.runner.new_cache(num_blocks, dtype)
         self.engine = Engine(
-            model.native,
+            model.runner,
             self.cache,
             max_num_seqs=max_num_seqs,
             max_model_len=self.max_model_len,
@@ -418,7 +418,7 @@ def plan_cache(
             f"max_model_len must be between 2 and the {limit} tokens that {model.name} was built "
             f"for, but it is {max_model_len}."
         )
-    free = available_memory()
+    free = model.runner.available_memory()
     if kv_memory is not None:
         budget = parse_bytes(kv_memory)
         if free is not None and budget > free:

@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 
 from glimmer.architecture import Architecture, Rope
 from glimmer.errors import InvalidParameterError
-from glimmer.native import KVCache, NativeModel, SamplingInput, StepResult, instruction_sets
+from glimmer.native import (
+    KVCache,
+    NativeModel,
+    SamplingInput,
+    StepResult,
+    instruction_sets,
+    sample,
+)
 from tests.support.tiny import Floats, Stream, TinyModel, random_weights, step_input
 
 ISAS = instruction_sets()
@@ -201,6 +208,47 @@ def test_greedy_after_bias_and_penalties(isa: str) -> None:
         assert x[token] >= x.max() - 1e-5
         changed += token != logits.argmax()
     assert changed > 100, "the penalties decide often enough to be tested"
+
+
+def test_logits_computed_elsewhere_give_the_choice_of_a_step() -> None:
+    """The same tokens and log probabilities, to the last bit, and the logits as they were."""
+    rng = np.random.default_rng(5)
+    table = random_table(6, 40)
+    rows = [
+        Row(
+            temperature=rng.choice([0, 0.7, 1.5]),
+            top_k=rng.choice([0, 5]),
+            top_p=rng.choice([0.5, 1]),
+            min_p=rng.choice([0, 0.02]),
+            seed=int(rng.integers(1000)),
+            position=int(rng.integers(1000)),
+            repetition_penalty=rng.choice([1, 1.3]),
+            frequency_penalty=rng.choice([0, 0.5]),
+            prompt=rng.integers(0, 40, 3).tolist(),
+            answer=rng.integers(0, 40, 4).tolist(),
+            bias={int(rng.integers(40)): 2.0},
+            allowed=frozenset(rng.choice(40, 20, replace=False).tolist()) if i % 3 else None,
+        )
+        for i in range(90)
+    ]
+    result = choose(lookup_model(table).native(), [i % 6 for i in range(90)], rows, num_logprobs=3)
+    logits = raw_logits(result)
+    given = logits.copy()
+    made = sample(logits, sampling_input(rows, 3, 40))
+    np.testing.assert_array_equal(logits, given)
+    for name in ("token_ids", "logprobs", "top_ids", "top_logprobs"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(result, name))
+    logits[1, 7] = np.nan
+    assert sample(logits, sampling_input(rows, 3, 40)).token_ids[1] == -1
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [(Row(bias={40: 1.0}), "bias_ids"), (Row(prompt=[-1]), "history")],
+)
+def test_ids_beyond_the_vocabulary_are_refused(row: Row, words: str) -> None:
+    with pytest.raises(InvalidParameterError, match=words):
+        sample(random_table(1, 40), sampling_input([row]))
 
 
 def test_ties_go_to_the_lowest_id() -> None:

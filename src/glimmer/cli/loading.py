@@ -8,7 +8,7 @@ from glimmer.cli import terminal
 from glimmer.cli.options import LoadOptions
 
 if TYPE_CHECKING:
-    from glimmer import LLM
+    from glimmer import LLM, LoadedModel
 
 
 def open_llm(model: str, options: LoadOptions) -> LLM:
@@ -16,13 +16,7 @@ def open_llm(model: str, options: LoadOptions) -> LLM:
     import glimmer
 
     with terminal.messages().status(f"Loading {terminal.printable(model)} ..."):
-        loaded = glimmer.load(
-            model,
-            weights=options.weights,
-            activations=options.activations,
-            family=options.family,
-            num_threads=options.threads,
-        )
+        loaded = _load_torch(model, options) if options.engine == "torch" else _load(model, options)
         return glimmer.LLM(
             loaded,
             max_num_seqs=1,
@@ -30,3 +24,36 @@ def open_llm(model: str, options: LoadOptions) -> LLM:
             kv_cache=options.kv,
             kv_memory=options.kv_memory,
         )
+
+
+def _load(model: str, options: LoadOptions) -> LoadedModel:
+    import glimmer
+    from glimmer.errors import UsageError
+
+    if options.device not in ("auto", "cpu"):
+        raise UsageError(
+            f"The native engine runs on the processor and not on {options.device}: "
+            "add --engine torch."
+        )
+    return glimmer.load(
+        model,
+        weights=options.weights,
+        activations=options.activations,
+        family=options.family,
+        num_threads=options.threads,
+    )
+
+
+def _load_torch(model: str, options: LoadOptions) -> LoadedModel:
+    from glimmer.errors import UsageError
+
+    if options.weights in ("int8", "int4") or options.activations != "auto":
+        raise UsageError(
+            "--weights int8, --weights int4 and --activations are the native engine's; torch "
+            "computes in float32, bfloat16 or float16."
+        )
+    from glimmer.hf import runner
+
+    if options.threads is not None:
+        runner.set_threads(options.threads)
+    return runner.load(model, device=options.device, dtype=options.weights, family=options.family)

@@ -67,6 +67,19 @@ class LoadOptions:
         str | None,
         typer.Option(help="Name the family instead of recognising it.", rich_help_panel=_LOADING),
     ] = None
+    engine: Annotated[
+        Literal["native", "torch"],
+        typer.Option(
+            help="native is the fast one on a processor; torch runs on a GPU too.",
+            rich_help_panel=_LOADING,
+        ),
+    ] = "native"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"],
+        typer.Option(
+            help="Where torch computes; auto is a GPU if there is one.", rich_help_panel=_LOADING
+        ),
+    ] = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,8 @@ from glimmer.errors import (
     PromptTooLongError,
     QueueFullError,
 )
-from glimmer.native import BLOCK_SIZE, KVCache, NativeModel, StepResult
+from glimmer.native import BLOCK_SIZE, StepResult
+from glimmer.native.runner import Cache, Runner
 
 # Larger batches read the weights less often, which no longer shows, and hold more memory.
 MAX_BATCH_TOKENS = 256
@@ -82,8 +83,8 @@ class Engine:
 
     def __init__(
         self,
-        model: NativeModel,
-        cache: KVCache,
+        model: Runner,
+        cache: Cache,
         *,
         max_num_seqs: int,
         max_model_len: int,

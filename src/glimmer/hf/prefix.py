@@ -149,8 +149,8 @@ def _give_prefix(
     base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     mask = kwargs.get("attention_mask")
-    counts = mask is not None and mask.dim() == 2 and not getattr(base, "makes_positions", False)
-    if kwargs.get("position_ids") is None and counts:
+    wanted = kwargs.get("position_ids") is None and not getattr(base, "makes_positions", False)
+    if wanted and mask is not None and mask.dim() == 2:
         # transformers numbers padding too, which only shifts a text against itself. A prefix stays
         # where it is: the text must begin at 0, as it does in ``generate``.
         given = kwargs.get("input_ids")

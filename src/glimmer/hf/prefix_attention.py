@@ -36,7 +36,7 @@ def prefix_attention(
     ``prefix_states`` [length, 2 * layers, kv heads, channels], keys and values of layer after
     layer."""
     length = prefix_states.shape[0]
-    place = 2 * int(module.layer_idx)  # type: ignore[arg-type]
+    place = 2 * int(module.layer_idx)
     key = torch.cat([_before(prefix_states[:, place], key), key], dim=2)
     value = torch.cat([_before(prefix_states[:, place + 1], value), value], dim=2)
     if attention_mask is not None:

@@ -14,6 +14,7 @@ from glimmer.native.model import (
     instruction_set,
     instruction_sets,
     kv_block_bytes,
+    sample,
     trim_heap,
 )
 
@@ -32,5 +33,6 @@ __all__ = [
     "instruction_sets",
     "kv_block_bytes",
     "physical_cores",
+    "sample",
     "trim_heap",
 ]

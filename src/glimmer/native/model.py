@@ -13,7 +13,7 @@ import numpy.typing as npt
 from glimmer.architecture import Architecture, Experts
 from glimmer.errors import InvalidParameterError, UnsupportedArchitectureError
 from glimmer.native import _core
-from glimmer.native.cpu import cpu_of_each_core, physical_cores
+from glimmer.native.cpu import available_memory, cpu_of_each_core, physical_cores
 
 BLOCK_SIZE: int = _core.BLOCK_SIZE
 """Tokens per block of the KV cache."""
@@ -230,6 +230,54 @@ def _check_length(name: str, array: npt.NDArray[np.generic], length: int) -> Non
         )
 
 
+def _sampling_to_core(sampling: SamplingInput, num_rows: int, vocab_size: int) -> _core.Sampling:
+    """Raises InvalidParameterError where the arrays do not fit."""
+    sampling.check(num_rows, vocab_size)
+    return _core.Sampling(
+        sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.seed,
+        sampling.position, sampling.repetition_penalty, sampling.presence_penalty,
+        sampling.frequency_penalty, sampling.history, sampling.history_offsets,
+        sampling.prompt_lengths, sampling.bias_ids, sampling.bias_values, sampling.bias_offsets,
+        *sampling.masks(num_rows, vocab_size),
+    )  # fmt: skip
+
+
+def sample(logits: Float32Array, sampling: SamplingInput) -> StepResult:
+    """The choice that a step makes, after logits ``[L, vocab_size]`` computed elsewhere.
+
+    The result holds these logits.
+
+    Raises:
+        InvalidParameterError: the arrays do not fit each other, or an id is out of range.
+    """
+    num_rows, vocab_size = logits.shape
+    core = _sampling_to_core(sampling, num_rows, vocab_size)
+    for name, ids in (("history", sampling.history), ("bias_ids", sampling.bias_ids)):
+        if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
+            raise InvalidParameterError(
+                f"{name} holds ids from {ids.min()} to {ids.max()}, but token ids run from 0 to "
+                f"{vocab_size - 1}."
+            )
+    if sampling.num_logprobs > vocab_size:
+        raise InvalidParameterError(
+            f"num_logprobs is {sampling.num_logprobs}, but the vocabulary has {vocab_size} tokens."
+        )
+    width = max(sampling.num_logprobs, 0)
+    result = StepResult(
+        token_ids=np.full(num_rows, -1, np.int32),
+        logprobs=np.zeros(num_rows, np.float32),
+        top_ids=np.zeros((num_rows, width), np.int32),
+        top_logprobs=np.zeros((num_rows, width), np.float32),
+        logits=logits,
+    )
+    overwritten = np.array(logits, np.float32, order="C")
+    _core.sample(
+        instruction_set(), overwritten, core, sampling.num_logprobs, result.token_ids,
+        result.logprobs, result.top_ids, result.top_logprobs,
+    )  # fmt: skip
+    return result
+
+
 class NativeModel:
     """One network with its packed weights and its threads.
 
@@ -283,6 +331,14 @@ class NativeModel:
     def weights_bytes(self) -> int:
         """Memory of the packed matrices."""
         return self._decoder.packed_bytes
+
+    def available_memory(self) -> int | None:
+        """Bytes of free memory; None if nobody knows."""
+        return available_memory()
+
+    def new_cache(self, num_blocks: int, dtype: KVDType) -> KVCache:
+        """Raises as ``KVCache``."""
+        return KVCache(self, num_blocks, dtype)
 
     def load(
         self,
@@ -390,15 +446,7 @@ class NativeModel:
             _check_length("context_lengths", step.context_lengths, num_sequences)
         core_sampling, num_logprobs, chosen = None, -1, 0
         if sampling is not None:
-            sampling.check(num_rows, self.architecture.vocab_size)
-            core_sampling = _core.Sampling(
-                sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p,
-                sampling.seed, sampling.position, sampling.repetition_penalty,
-                sampling.presence_penalty, sampling.frequency_penalty, sampling.history,
-                sampling.history_offsets, sampling.prompt_lengths, sampling.bias_ids,
-                sampling.bias_values, sampling.bias_offsets,
-                *sampling.masks(num_rows, self.architecture.vocab_size),
-            )  # fmt: skip
+            core_sampling = _sampling_to_core(sampling, num_rows, self.architecture.vocab_size)
             num_logprobs, chosen = sampling.num_logprobs, num_rows
         width = max(num_logprobs, 0)
         result = StepResult(
