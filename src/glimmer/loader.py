@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from glimmer.adapters import Adapter, read_adapter
 from glimmer.architecture import Architecture
 from glimmer.catalogue import find_file, find_release
 from glimmer.chat import AnswerParser, ChatTemplate, ToolSpec
@@ -197,6 +198,10 @@ class LoadedModel:
                 "and by what `glimmer pretrain` makes."
             )
         return texts
+
+    def read_adapter(self, folder: str | os.PathLike[str]) -> Adapter:
+        """An adapter for this model; raises as ``glimmer.adapters.read_adapter``."""
+        return read_adapter(folder, self._family, self.architecture)
 
     def logits(self, token_ids: Sequence[int]) -> Float32Array:
         """Logits after each token of one sequence, float32 ``[len(token_ids), vocab_size]``.

@@ -25,9 +25,9 @@ from glimmer.families.weight_map import Layout, PrefixEncoder, RowRange
 from glimmer.native import NativeModel
 from glimmer.quantization import SCHEMES
 from glimmer.quantization.official_rows import rows_to_blocks
+from glimmer.trained_prefix import TrainedPrefix
 
 Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,7 +204,11 @@ class ModelSource:
         path, tensors = self.checkpoint.path, self.checkpoint.tensors
         pieces = self.layout.pieces_of(name)
         if not pieces:
-            self._check_prefix(name)
+            if self._prefix is None or "prefix_" not in name:
+                raise MalformedCheckpointError(
+                    f"{path}: the {self.layout.name} layout of {self.family.name} models has no "
+                    f"place for {name}, which the config asks for."
+                )
             return None
         piece = next((piece for piece in pieces if piece.tensor in tensors), None)
         if piece is None:
@@ -258,65 +262,26 @@ class ModelSource:
             )
         return _Location(tensor, rows, {8: "q8_0", 4: "q4_0"}[bits], scale, bits)
 
-    def _check_prefix(self, name: str) -> None:
-        encoder = self.layout.prefix_encoder
-        if encoder is None or "prefix_" not in name:
-            raise MalformedCheckpointError(
-                f"{self.checkpoint.path}: the {self.layout.name} layout of {self.family.name} "
-                f"models has no place for {name}, which the config asks for."
-            )
-        width = 2 * self.architecture.num_layers * self._shapes[name][1]
-        length = self.architecture.prefix_length
-        wanted: dict[str, tuple[int | None, ...]] = {encoder.embedding: (length, None)}
-        if self._is_projected:
-            hidden = self.checkpoint.tensors[encoder.first + ".weight"].shape[0]
-            wanted[encoder.first + ".bias"] = (hidden,)
-            wanted[encoder.second + ".weight"] = (width, hidden)
-            wanted[encoder.second + ".bias"] = (width,)
-        else:
-            wanted[encoder.embedding] = (length, width)
-        for tensor_name, shape in wanted.items():
-            tensor = self.checkpoint.tensors.get(tensor_name)
-            found = "nothing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
-            fits = tensor is not None and tensor.dtype in SCHEMES and all(
-                want in (None, got) for want, got in zip(shape, tensor.shape, strict=False)
-            ) and len(shape) == len(tensor.shape)  # fmt: skip
-            if not fits:
-                raise MalformedCheckpointError(
-                    f"{self.checkpoint.path}: the config has a prefix of {length} tokens "
-                    f"(pre_seq_len), for which the tensor {tensor_name!r} must be "
-                    f"{[n or 'any' for n in shape]}, but there is {found}."
-                )
-
-    @property
-    def _is_projected(self) -> bool:
-        encoder = self.layout.prefix_encoder
-        return encoder is not None and encoder.first + ".weight" in self.checkpoint.tensors
-
     @cached_property
-    def _prefix(self) -> Floats:
-        """Keys and values of the prefix, ``[prefix_length, num_layers, 2, kv width]``."""
-        encoder = self.layout.prefix_encoder
-        assert encoder is not None
-        x = self._floats(encoder.embedding)
-        if self._is_projected:
-            for layer, activate in ((encoder.first, True), (encoder.second, False)):
-                x = x @ self._floats(layer + ".weight").T + self._floats(layer + ".bias")
-                x = np.tanh(x) if activate else x
-        return x.reshape(len(x), self.architecture.num_layers, 2, -1)
+    def _prefix(self) -> TrainedPrefix | None:
+        encoder, a = self.layout.prefix_encoder, self.architecture
+        if encoder is None or a.prefix_length == 0:
+            return None
+        return TrainedPrefix(
+            self.checkpoint,
+            encoder,
+            length=a.prefix_length,
+            num_layers=a.num_layers,
+            kv_width=a.num_kv_heads * a.head_dim,
+        )
 
     def _read_prefix(self, name: str) -> StoredWeight:
         layer = int(name.split(".")[1])
-        values = self._prefix[:, layer, 1 if "values" in name else 0]
+        assert self._prefix is not None
+        values = self._prefix.values[:, layer, 1 if "values" in name else 0]
         return StoredWeight(
             "float32", values.shape, np.ascontiguousarray(values, "<f4").view(np.uint8)
         )
-
-    def _floats(self, tensor_name: str) -> Floats:
-        tensor = self.checkpoint.tensors[tensor_name]
-        scheme = SCHEMES[tensor.dtype]
-        blocks = self.checkpoint.read(tensor_name).reshape(-1, scheme.block_bytes)
-        return scheme.dequantize(blocks).reshape(tensor.shape)
 
 
 def _rows_of(data: Bytes, tensor: TensorInfo, rows: tuple[RowRange, ...] | None) -> Bytes:

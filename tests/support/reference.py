@@ -20,6 +20,9 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 KVDType = Literal["float64", "float32", "float16", "int8"]
 
+LowRank = tuple[Floats, Floats, float]
+"""A ``[rank, in]``, B ``[out, rank]`` and the scale of their product."""
+
 GROUP = 32
 """Neighbouring inputs that share a scale where a matrix takes rounded inputs."""
 
@@ -31,15 +34,17 @@ def forward(
     *,
     kv_dtype: KVDType = "float64",
     input_bits: Mapping[str, int] = MappingProxyType({}),
+    low_rank: Mapping[str, LowRank] = MappingProxyType({}),
 ) -> Floats:
     """Logits ``[len(token_ids), vocab_size]``.
 
     ``weights`` are those of ``architecture.weight_shapes()``. Two roundings of an engine can be
     repeated here. ``kv_dtype`` is what rotated keys and values are stored as; beyond its range they
     are held at its largest value. ``input_bits`` gives, by weight name, the matrices whose inputs
-    are rounded to integers of so many bits.
+    are rounded to integers of so many bits. ``low_rank`` gives, by name without ".weight", what
+    LoRA adds to a linear.
     """
-    return Network(architecture, weights, kv_dtype, input_bits).logits(token_ids)
+    return Network(architecture, weights, kv_dtype, input_bits, low_rank).logits(token_ids)
 
 
 class Network:
@@ -51,12 +56,14 @@ class Network:
         weights: Mapping[str, Floats],
         kv_dtype: KVDType,
         input_bits: Mapping[str, int],
+        low_rank: Mapping[str, LowRank] = MappingProxyType({}),
     ) -> None:
         assert {n: weight.shape for n, weight in weights.items()} == architecture.weight_shapes()
         self.a = architecture
         self.w = {name: weight.astype(np.float64) for name, weight in weights.items()}
         self.kv_dtype = kv_dtype
         self.input_bits = input_bits
+        self.low_rank = low_rank
 
     def logits(self, token_ids: Ints) -> Floats:
         layout = self.a.layout(token_ids.tolist())
@@ -99,9 +106,13 @@ class Network:
         return normed + self.w[f"{name}.bias"]
 
     def linear(self, name: str, x: Doubles) -> Doubles:
+        added: Doubles | float = 0.0
+        if name in self.low_rank:
+            a, b, scale = self.low_rank[name]
+            added = scale * ((x @ a.astype(np.float64).T) @ b.astype(np.float64).T)
         if (bits := self.input_bits.get(f"{name}.weight")) is not None:
             x = _round_inputs(x, bits)
-        y: Doubles = x @ self.w[f"{name}.weight"].T
+        y: Doubles = x @ self.w[f"{name}.weight"].T + added
         return y + self.w[f"{name}.bias"] if f"{name}.bias" in self.w else y
 
     def attention(

@@ -49,6 +49,13 @@ class PrefixEncoder:
     as all keys and values."""
 
 
+OFFICIAL_PREFIX = PrefixEncoder(
+    embedding="transformer.prefix_encoder.embedding.weight",
+    first="transformer.prefix_encoder.trans.0",
+    second="transformer.prefix_encoder.trans.2",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How one kind of file names and cuts the weights."""

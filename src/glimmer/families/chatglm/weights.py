@@ -4,10 +4,12 @@ lm_head.weight is the embedding once more in every file, and is not read. GGUF k
 network: the tensor names there are ours, in llama.cpp's style.
 """
 
+from dataclasses import replace
+
 from glimmer.families.weight_map import (
+    OFFICIAL_PREFIX,
     Layout,
     Piece,
-    PrefixEncoder,
     WeightMap,
     in_layer,
     interleaved_qkv,
@@ -46,12 +48,7 @@ WEIGHT_MAP = WeightMap(
             },
             row_scale="_scale",
             copies={"lm_head.weight": "embedding.weight"},
-            prefix_encoder=PrefixEncoder(
-                embedding="transformer.prefix_encoder.embedding.weight",
-                first="transformer.prefix_encoder.trans.0",
-                second="transformer.prefix_encoder.trans.2",
-                embedding_is_hidden=True,
-            ),
+            prefix_encoder=replace(OFFICIAL_PREFIX, embedding_is_hidden=True),
         ),
         Layout(
             name="gguf",

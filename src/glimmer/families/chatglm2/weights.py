@@ -1,9 +1,9 @@
 """Weight names of ChatGLM2, which ChatGLM3 and GLM-4 (in its remote-code layout) share."""
 
 from glimmer.families.weight_map import (
+    OFFICIAL_PREFIX,
     Layout,
     Piece,
-    PrefixEncoder,
     WeightMap,
     gate_and_up,
     in_layer,
@@ -51,11 +51,7 @@ OFFICIAL = Layout(
         "head.weight": Piece("transformer.output_layer.weight"),
     },
     row_scale="_scale",
-    prefix_encoder=PrefixEncoder(
-        embedding="transformer.prefix_encoder.embedding.weight",
-        first="transformer.prefix_encoder.trans.0",
-        second="transformer.prefix_encoder.trans.2",
-    ),
+    prefix_encoder=OFFICIAL_PREFIX,
 )
 NATIVE = Layout(
     name="native",
