@@ -65,6 +65,14 @@ class Written:
     """Number of weights by the type they were written in."""
 
 
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """What a folder holds beyond the network's own weights and numbers."""
+
+    tensors: Sequence[safetensors_writer.NewTensor]
+    config: Mapping[str, Any]
+
+
 def convert(
     model: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -103,13 +111,35 @@ def convert(
                 progress=progress,
             )
             return Written(Path(target), size, dtypes)
-        export = _Export(source, Path(target), overwrite, progress)
-        if to == "gguf":
-            return export.gguf(lambda _name, _shape, stored: dtype or stored)
-        return export.folder(
-            export.exporter.folder,
-            lambda _name, _shape, stored: dtype or (stored if stored in _FLOATS else "float16"),
+        return write_model(
+            source, Path(target), to, dtype=dtype, overwrite=overwrite, progress=progress
         )
+
+
+def write_model(
+    source: ModelSource,
+    target: Path,
+    to: Literal["hf", "official", "gguf"],
+    *,
+    dtype: FloatType | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total: None,
+    more: Addition | None = None,
+) -> Written:
+    """``convert``, of any source of weights; "official" is the layout of the official code.
+
+    A folder gets ``more`` besides. Raises as ``convert``.
+    """
+    export = _Export(source, target, overwrite, progress)
+    if to == "gguf":
+        assert more is None, "a GGUF file has no place for it"
+        return export.gguf(lambda _name, _shape, stored: dtype or stored)
+    form = export.exporter.folder if to == "hf" else export.official_form()
+    return export.folder(
+        form,
+        lambda _name, _shape, stored: dtype or (stored if stored in _FLOATS else "float16"),
+        more=more,
+    )
 
 
 def quantize_model(
@@ -230,7 +260,23 @@ class _Export:
             gguf_writer.write_gguf(stream, metadata, new, self._counting(size))
         return Written(self._target, size, weights)
 
-    def folder(self, form: FolderFormat, type_of: TypeOf, bits: int | None = None) -> Written:
+    def official_form(self) -> FolderFormat:
+        """Raises InvalidParameterError where there is none."""
+        for form in (self.exporter.folder, self.exporter.integers):
+            if form is not None and form.layout == "official":
+                return form
+        raise InvalidParameterError(
+            f"{self._source.family.name} models are not written in the official code's layout. "
+            "Write hf or gguf instead."
+        )
+
+    def folder(
+        self,
+        form: FolderFormat,
+        type_of: TypeOf,
+        bits: int | None = None,
+        more: Addition | None = None,
+    ) -> Written:
         layout = self._layout(form.layout)
         relayout = Relayout(self._source, layout, type_of)
         weights: Counter[str] = Counter()
@@ -255,6 +301,9 @@ class _Export:
         )
         if bits is not None:
             config |= {"quantization_bit": bits, "quantization_embeddings": False}
+        if more is not None:
+            new += more.tensors
+            config |= more.config
         files = NO_FILES
         if self._tokenizer is not None:
             files = form.tokenizer_files(self._tokenizer, self._chat_template())

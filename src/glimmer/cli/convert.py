@@ -47,11 +47,11 @@ def convert(
     """Write a model in another layout, tokenizer and chat template included."""
     from glimmer import export
 
-    with _Bar(target) as progress:
+    with ProgressBar(target) as progress:
         written = export.convert(
             source, target, to, dtype=dtype, family=family, overwrite=force, progress=progress
         )
-    _report(written, as_json)
+    report_written(written, as_json)
 
 
 def quantize(
@@ -72,7 +72,7 @@ def quantize(
     """Write a model in fewer bits."""
     from glimmer import export
 
-    with _Bar(target) as progress:
+    with ProgressBar(target) as progress:
         written = export.quantize_model(
             source,
             target,
@@ -81,10 +81,10 @@ def quantize(
             overwrite=force,
             progress=progress,
         )
-    _report(written, as_json)
+    report_written(written, as_json)
 
 
-class _Bar:
+class ProgressBar:
     """A progress bar on standard error; nothing where that is no terminal."""
 
     def __init__(self, target: Path) -> None:
@@ -112,7 +112,7 @@ class _Bar:
             )
 
 
-def _report(written: Written, as_json: bool) -> None:
+def report_written(written: Written, as_json: bool) -> None:
     from glimmer.cli import terminal
     from glimmer.cli.quantities import show_bytes, show_count
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from glimmer.cli import terminal
+from glimmer.cli.adapter import adapter
 from glimmer.cli.chat import chat
 from glimmer.cli.convert import convert, quantize
 from glimmer.cli.data import data
@@ -20,6 +21,7 @@ from glimmer.cli.generate import generate
 from glimmer.cli.infill import infill
 from glimmer.cli.keys import keys
 from glimmer.cli.list import list_releases
+from glimmer.cli.merge import merge
 from glimmer.cli.migrate import migrate
 from glimmer.cli.plan import plan
 from glimmer.cli.pull import pull, remove
@@ -50,10 +52,12 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify,
     "convert": convert,
     "quantize": quantize,
+    "merge": merge,
     "env": env,
 }
 for name, command in _COMMANDS.items():
     app.command(name)(command)
+app.add_typer(adapter, name="adapter")
 app.add_typer(data, name="data")
 app.add_typer(keys, name="keys")
 app.add_typer(migrate, name="migrate")

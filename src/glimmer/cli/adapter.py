@@ -1,0 +1,117 @@
+"""`glimmer adapter verify`: whether an adapter fits a model, and whether it changes anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from glimmer.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from glimmer.adapters import Adapter
+
+adapter = typer.Typer(help="Look at adapters (LoRA, P-Tuning).", no_args_is_help=True)
+
+
+@adapter.callback()
+def _group() -> None:
+    pass
+
+
+@adapter.command()
+def verify(
+    folder: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="The folder that the training wrote.")
+    ],
+    *,
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="The model that it shall be used with.")
+    ],
+    family: Annotated[
+        str | None, typer.Option(help="Name the family instead of recognising it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what an adapter is, and whether it can be used. No weight of the model is read.
+
+    Ends with 1 if it does not fit the model, holds NaN or infinity, or changes nothing.
+    """
+    from glimmer.adapters import read_adapter
+    from glimmer.catalogue import find_file
+    from glimmer.checkpoints import open_checkpoint
+    from glimmer.cli import terminal
+    from glimmer.packed_source import open_source
+
+    path, _ = find_file(model)
+    with open_checkpoint(path) as checkpoint:
+        source = open_source(checkpoint, family)
+        found = read_adapter(folder, source.family, source.architecture)
+    report = _report(found, str(path))
+    if as_json:
+        terminal.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    else:
+        _print(report)
+    if report["verdict"] != "ok":
+        raise typer.Exit(1)
+
+
+def _report(found: Adapter, model: str) -> dict[str, Any]:
+    """``verdict`` is "ok", "not finite" or "changes nothing"."""
+    verdict = "ok" if found.changes_anything else "changes nothing"
+    if found.not_finite is not None:
+        verdict = "not finite"
+    weights: dict[str, int] = {}
+    for name in found.low_rank:
+        pattern = ".".join(part for part in name.split(".") if not part.isdigit())
+        weights[pattern.removeprefix("layers.")] = (
+            weights.get(pattern.removeprefix("layers."), 0) + 1
+        )
+    return {
+        "path": str(found.path),
+        "kind": found.kind,
+        "family": found.family,
+        "model": model,
+        "trained_on": found.base,
+        "weights": weights,
+        "ranks": found.ranks,
+        "scales": sorted({part.scale for part in found.low_rank.values()}),
+        "prefix_length": found.prefix_length,
+        "num_parameters": found.num_parameters,
+        "not_finite": found.not_finite,
+        "verdict": verdict,
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from glimmer.cli import terminal
+    from glimmer.cli.quantities import show_bytes, show_count
+
+    table = Table.grid(padding=(0, 2))
+
+    def row(name: str, text: str) -> None:
+        table.add_row(name, terminal.printable(text))
+
+    is_lora = report["kind"] == "lora"
+    row("adapter", "LoRA" if is_lora else f"a prefix of {report['prefix_length']} tokens")
+    row("fits", f"{report['model']} ({report['family']})")
+    row("trained on", report["trained_on"] or "it does not say")
+    if is_lora:
+        row("rank", ", ".join(map(str, report["ranks"])))
+        row("scale", ", ".join(f"{scale:g}" for scale in report["scales"]))
+        row("weights", ", ".join(f"{n} x {name}" for name, n in report["weights"].items()))
+    count = report["num_parameters"]
+    row("size", f"{show_count(count)} parameters, {show_bytes(4 * count)} in memory")
+    row(
+        "verdict",
+        {
+            "ok": "it changes answers",
+            "changes nothing": "it changes nothing: all of its B, or A, are zero",
+            "not finite": f"{report['not_finite']} holds NaN or infinity: it cannot be used",
+        }[report["verdict"]],
+    )
+    terminal.tables().print(table)
