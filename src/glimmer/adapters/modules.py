@@ -51,8 +51,8 @@ def find_modules(
         )
 
     def closeness(modules: Mapping[str, Module]) -> tuple[int, int]:
-        roots = {name.partition(".")[0] for name in modules}
-        alike = sum(name.partition(".")[0] in roots for name in wanted)
+        words = {word for name in modules for word in name.split(".")}
+        alike = sum(word in words for name in wanted for word in name.split("."))
         return sum(name in modules for name in wanted), alike
 
     modules = max(candidates, key=closeness)
