@@ -15,6 +15,7 @@
 
 #include "core/decoder.h"
 #include "core/error.h"
+#include "core/lora.h"
 #include "core/memory.h"
 #include "core/packing.h"
 #include "core/sampler.h"
@@ -32,6 +33,9 @@ template <class T>
 using OutVector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <class T>
 using OutMatrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Matrix2D = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using PrefixRows = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Tables = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 const char* error_class(ErrorKind kind) {
@@ -99,10 +103,11 @@ struct Sampling {
 void step(Decoder& decoder, KVCache& cache, Vector<int32_t> token_ids, Vector<int32_t> positions,
           std::optional<Vector<int32_t>> block_positions, Vector<int32_t> query_lengths,
           Vector<int32_t> kv_lengths, std::optional<Vector<int32_t>> context_lengths,
-          Tables block_tables, Vector<int32_t> logit_rows, std::optional<Sampling> sampling,
-          int num_logprobs, std::optional<OutMatrix<float>> logits,
-          std::optional<OutMatrix<float>> hidden, OutVector<int32_t> out_ids,
-          OutVector<float> out_logprobs, OutMatrix<int32_t> out_top_ids,
+          Tables block_tables, const std::vector<const Lora*>& loras,
+          const std::vector<const KVPrefix*>& prefixes, Vector<int32_t> logit_rows,
+          std::optional<Sampling> sampling, int num_logprobs,
+          std::optional<OutMatrix<float>> logits, std::optional<OutMatrix<float>> hidden,
+          OutVector<int32_t> out_ids, OutVector<float> out_logprobs, OutMatrix<int32_t> out_top_ids,
           OutMatrix<float> out_top_logprobs) {
   std::vector<RowSampling> rows;
   for (size_t i = 0; sampling && i < logit_rows.shape(0); ++i) rows.push_back(sampling->row(i));
@@ -116,6 +121,8 @@ void step(Decoder& decoder, KVCache& cache, Vector<int32_t> token_ids, Vector<in
                         .context_lengths = context_lengths ? context_lengths->data() : nullptr,
                         .max_blocks = static_cast<int>(block_tables.shape(1)),
                         .block_tables = block_tables.data(),
+                        .loras = loras.empty() ? nullptr : loras.data(),
+                        .prefixes = prefixes.empty() ? nullptr : prefixes.data(),
                         .num_logit_rows = static_cast<int>(logit_rows.shape(0)),
                         .logit_rows = logit_rows.data(),
                         .sampling = sampling ? rows.data() : nullptr,
@@ -252,7 +259,29 @@ NB_MODULE(_core, m) {
       .def("copy_block", &KVCache::copy_block)
       .def_prop_ro("num_blocks", &KVCache::num_blocks)
       .def_prop_ro("size_bytes", &KVCache::size_bytes);
-  m.def("kv_block_bytes", &KVCache::block_bytes);
+  m.def("kv_block_bytes", &KVBlocks::block_bytes);
+  nb::class_<KVPrefix>(m, "KVPrefix")
+      .def(
+          "__init__",
+          [](KVPrefix* self, const Decoder& decoder, KVDType dtype, PrefixRows rows) {
+            new (self) KVPrefix(decoder, dtype, rows.data(), static_cast<int>(rows.shape(2)));
+          },
+          // [num_layers][2][length][kv_width]: keys, then values of a layer
+          nb::arg("decoder"), nb::arg("dtype"), nb::arg("rows"))
+      .def_prop_ro("length", &KVPrefix::length)
+      .def_prop_ro("size_bytes", &KVPrefix::size_bytes);
+  nb::class_<Lora>(m, "Lora")
+      .def(nb::init<const Architecture&>())
+      .def(
+          "add",
+          [](Lora& self, const std::string& name, float scale, Matrix2D<float> a, Matrix2D<float> b,
+             const std::string& shared_a) {
+            const nb::gil_scoped_release released;
+            self.add(name, static_cast<int>(b.shape(1)), scale, {a.data(), a.size()},
+                     {b.data(), b.size()}, shared_a);
+          },
+          nb::arg("name"), nb::arg("scale"), nb::arg("a"), nb::arg("b"), nb::arg("shared_a"))
+      .def_prop_ro("size_bytes", &Lora::size_bytes);
 
   nb::class_<Sampling>(m, "Sampling")
       .def(nb::init<Vector<float>, Vector<int32_t>, Vector<float>, Vector<float>, Vector<uint64_t>,
@@ -308,8 +337,9 @@ NB_MODULE(_core, m) {
       .def("finish", [](Decoder& d) { d.weights().finish(); })
       .def("step", &step, nb::arg("cache"), nb::arg("token_ids"), nb::arg("positions"),
            nb::arg("block_positions").none(), nb::arg("query_lengths"), nb::arg("kv_lengths"),
-           nb::arg("context_lengths").none(), nb::arg("block_tables"), nb::arg("logit_rows"),
-           nb::arg("sampling").none(), nb::arg("num_logprobs"), nb::arg("logits").none(),
-           nb::arg("hidden").none(), nb::arg("out_ids"), nb::arg("out_logprobs"),
-           nb::arg("out_top_ids"), nb::arg("out_top_logprobs"));
+           nb::arg("context_lengths").none(), nb::arg("block_tables"), nb::arg("loras"),
+           nb::arg("prefixes"), nb::arg("logit_rows"), nb::arg("sampling").none(),
+           nb::arg("num_logprobs"), nb::arg("logits").none(), nb::arg("hidden").none(),
+           nb::arg("out_ids"), nb::arg("out_logprobs"), nb::arg("out_top_ids"),
+           nb::arg("out_top_logprobs"));
 }

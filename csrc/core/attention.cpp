@@ -16,7 +16,6 @@ Attention::Attention(const Architecture& architecture, const Kernels& kernels, i
       kernels_(kernels),
       num_threads_(num_threads),
       channels_(padded_channels(architecture.head_dim)),
-      prefix_splits_(num_splits(architecture.prefix_length)),
       scratch_(num_threads) {
   for (Scratch& s : scratch_) {
     s.queries.resize(static_cast<size_t>(architecture.head_dim) * kAttentionRows);
@@ -34,12 +33,13 @@ Attention::State Attention::state_at(float* p) const {
   return {p, p + kAttentionRows, p + 2 * kAttentionRows};
 }
 
-void Attention::plan(const StepInput& in) {
+void Attention::plan(const KVCache& cache, const StepInput& in) {
   units_.clear();
   items_.clear();
   int first_token = 0;
   for (int s = 0; s < in.num_sequences; ++s) {
     const int rows = in.query_lengths[s] * architecture_.group_size();
+    const KVPrefix* const prefix = in.prefixes && in.prefixes[s] ? in.prefixes[s] : cache.prefix();
     for (int head = 0; head < architecture_.num_kv_heads; ++head) {
       for (int row = 0; row < rows; row += kAttentionRows) {
         Unit unit{.head = head,
@@ -50,6 +50,8 @@ void Attention::plan(const StepInput& in) {
                   .context_length = in.context_lengths ? in.context_lengths[s] : 0,
                   .keys = 0,
                   .block_table = in.block_tables + static_cast<size_t>(s) * in.max_blocks,
+                  .prefix = prefix,
+                  .prefix_splits = prefix ? num_splits(prefix->length()) : 0,
                   .first_item = 0,
                   .num_items = 0};
         unit.keys = visible(unit, unit.rows - 1);
@@ -64,7 +66,7 @@ void Attention::plan(const StepInput& in) {
   bool partial = false;
   for (size_t u = 0; u < units_.size(); ++u) {
     Unit& unit = units_[u];
-    const int splits = prefix_splits_ + num_splits(unit.keys);
+    const int splits = unit.prefix_splits + num_splits(unit.keys);
     const int step = by_split ? 1 : splits;
     unit.first_item = num_items();
     for (int i = 0; i < splits; i += step) items_.push_back({static_cast<int>(u), i, i + step});
@@ -120,16 +122,17 @@ void Attention::attend(const Unit& unit, const Item& item, const KVCache& cache,
   const void* value_pages[kSplitPages];
   int visible_keys[kAttentionRows];
   for (int split = item.first_split; split < item.last_split; ++split) {
-    const bool in_prefix = own_split(split) < 0;
-    const int page_split = in_prefix ? split : own_split(split);
+    const bool in_prefix = own_split(unit, split) < 0;
+    const int page_split = in_prefix ? split : own_split(unit, split);
     const int first_key = page_split * kSplitTokens;
-    const int all_keys = in_prefix ? architecture_.prefix_length : unit.keys;
+    const int all_keys = in_prefix ? unit.prefix->length() : unit.keys;
     const int keys = std::min(kSplitTokens, all_keys - first_key);
+    const KVBlocks& blocks = in_prefix ? static_cast<const KVBlocks&>(*unit.prefix) : cache;
     for (int page = 0; page * kPageTokens < keys; ++page) {
       const int number = page_split * kSplitPages + page;
-      const int block = in_prefix ? cache.prefix_block(number) : unit.block_table[number];
-      key_pages[page] = cache.keys(block, layer, unit.head);
-      value_pages[page] = cache.values(block, layer, unit.head);
+      const int block = in_prefix ? number : unit.block_table[number];
+      key_pages[page] = blocks.keys(block, layer, unit.head);
+      value_pages[page] = blocks.values(block, layer, unit.head);
     }
     for (int r = 0; r < unit.rows; ++r) {
       visible_keys[r] = in_prefix ? keys : std::clamp(visible(unit, r) - first_key, 0, keys);
@@ -153,8 +156,9 @@ void Attention::attend(const Unit& unit, const Item& item, const KVCache& cache,
 
 void Attention::merge(const Unit& unit, int split, State from, State into) const {
   for (int r = 0; r < unit.rows; ++r) {
+    const int own = own_split(unit, split);
     // The row ends before this split.
-    if (own_split(split) > 0 && visible(unit, r) <= own_split(split) * kSplitTokens) continue;
+    if (own > 0 && visible(unit, r) <= own * kSplitTokens) continue;
     kernels_.merge_split(from.maximum[r], from.sum[r], from.out + r * channels_, channels_,
                          &into.maximum[r], &into.sum[r], into.out + r * channels_);
   }

@@ -1,7 +1,7 @@
 // Attention of a whole batch over the paged cache, cut into pieces that threads take in any order.
 //
-// A row's keys are cut into splits of 512: first those of the network's trained prefix, which
-// starts with a split of its own and is seen by all rows, then those of the sequence.
+// A row's keys are cut into splits of 512: first those of the trained prefix before its sequence,
+// which starts with a split of its own and is seen by all rows, then those of the sequence.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@ class Attention {
   Attention(const Architecture& architecture, const Kernels& kernels, int num_threads);
 
   // Cuts a batch into items; the same for every layer of a step.
-  void plan(const StepInput& input);
+  void plan(const KVCache& cache, const StepInput& input);
 
   int num_items() const { return static_cast<int>(items_.size()); }
 
@@ -40,6 +40,8 @@ class Attention {
     int context_length;  // leading keys of the sequence that every row sees
     int keys;            // of the sequence that the last row sees
     const int32_t* block_table;
+    const KVPrefix* prefix;  // null for none
+    int prefix_splits;
     int first_item, num_items;
   };
   struct Item {
@@ -68,13 +70,12 @@ class Attention {
     return std::max(unit.first_position + token + 1, unit.context_length);
   }
   // Index of a split among those of the sequence; negative for the prefix.
-  int own_split(int split) const { return split - prefix_splits_; }
+  static int own_split(const Unit& unit, int split) { return split - unit.prefix_splits; }
 
   const Architecture& architecture_;
   const Kernels& kernels_;
   const int num_threads_;
   const int channels_;
-  const int prefix_splits_;
   std::vector<Unit> units_;
   std::vector<Item> items_;
   std::vector<Scratch> scratch_;              // one per thread

@@ -7,6 +7,7 @@
 
 #include "core/attention.h"
 #include "core/experts.h"
+#include "core/lora_products.h"
 #include "core/memory.h"
 #include "core/mlp.h"
 #include "core/products.h"
@@ -21,6 +22,7 @@ struct Decoder::Step {
   struct Rows {
     int count;
     const int32_t* chosen;
+    const LoraProducts::Rows* adapted;
     int token(int row) const { return chosen ? chosen[row] : row; }
   };
 
@@ -28,8 +30,11 @@ struct Decoder::Step {
       : d(decoder),
         a(decoder.architecture_),
         kernels(*decoder.isa_.kernels),
-        team(decoder.pool_, a.num_layers * (3 + std::max(2, ExpertMlp::kCountedPhases)) + 2),
-        products(kernels, team, std::max({a.hidden_size, a.query_width(), a.intermediate_size})),
+        team(decoder.pool_, a.num_layers * (3 + std::max(2, ExpertMlp::kCountedPhases) +
+                                            4 * LoraProducts::kCountedPhases) +
+                                2 + LoraProducts::kCountedPhases),
+        products(kernels, team, widest),
+        lora(kernels, team, std::max(widest, a.experts ? a.experts->shared_width() : 0)),
         rotary(a),
         attention(a, kernels, num_threads) {
     if (a.experts) experts.emplace(a, kernels, team, products);
@@ -61,7 +66,8 @@ struct Decoder::Step {
     logits = out.logits ? out.logits : in.sampling ? own_logits.data() : nullptr;
     products.reserve(d.weights_.forms(), in.num_tokens);
     if (experts) experts->reserve(d.weights_.forms(), in.num_tokens);
-    attention.plan(in);
+    attention.plan(kv, in);
+    lora.plan(in);
     slots.clear();
     for (int s = 0, first = 0; s < in.num_sequences; first += in.query_lengths[s++]) {
       const int32_t* table = in.block_tables + static_cast<size_t>(s) * in.max_blocks;
@@ -78,25 +84,27 @@ struct Decoder::Step {
     embed(t);
     team.barrier(t);
     keep_hidden(t, 0);
-    Rows rows{input->num_tokens, nullptr};
+    Rows rows = all_tokens();
     for (int n = 0; n < a.num_layers; ++n) {
       const Layer& layer = d.weights_.layers[n];
       attend(t, n);
       // What follows the last attention serves the logits alone.
-      if (n == a.num_layers - 1) rows = {input->num_logit_rows, input->logit_rows};
-      project_attended(t, layer, rows);
+      if (n == a.num_layers - 1) {
+        rows = {input->num_logit_rows, input->logit_rows, &lora.logit_rows()};
+      }
+      project_attended(t, n, rows);
       if (layer.experts) {
-        run_experts(t, layer, rows);
+        run_experts(t, n, rows);
       } else {
-        run_mlp(t, layer, rows);
+        run_mlp(t, n, rows);
       }
       keep_hidden(t, n + 1);
     }
     if (rows.count == 0 || !logits) return;
     const Part head[] = {{&d.weights_.head(), 0}};
-    const PackedRows last = pack_normed(t, head, rows, d.weights_.final_norm);
-    products.multiply(t, head, last, {logits, static_cast<size_t>(a.vocab_size)});
-    team.barrier(t);
+    multiply(t, {LoraSite::kHead, a.num_layers}, head, rows, a.hidden_size,
+             NormedRows{*this, rows, d.weights_.final_norm},
+             {logits, static_cast<size_t>(a.vocab_size)});
     if (input->sampling) sample(t);
   }
 
@@ -127,9 +135,10 @@ struct Decoder::Step {
     const Layer& layer = d.weights_.layers[n];
     const int q = a.query_width(), kv = a.kv_width();
     const Part parts[] = {{&layer.q, 0}, {&layer.k, q}, {&layer.v, q + kv}};
-    const PackedRows normed = pack_normed(t, parts, {input->num_tokens, nullptr}, layer.attn_norm);
-    products.multiply(t, parts, normed, {qkv.data(), static_cast<size_t>(qkv_width)});
-    team.barrier(t);
+    const Rows rows = all_tokens();
+    multiply(t, {LoraSite::kQkv, n}, parts, rows, a.hidden_size,
+             NormedRows{*this, rows, layer.attn_norm},
+             {qkv.data(), static_cast<size_t>(qkv_width)});
     rotate_and_append(t, n);
     team.barrier(t);
     std::atomic<int>& next = team.counter(t);
@@ -163,37 +172,42 @@ struct Decoder::Step {
     rotary.rotate(head, token);
   }
 
-  void project_attended(int t, const Layer& layer, const Rows& rows) {
+  void project_attended(int t, int n, const Rows& rows) {
+    const Layer& layer = d.weights_.layers[n];
     const int q = a.query_width();
     const Part parts[] = {{&layer.attn_out, 0}};
-    const PackedRows values = products.pack(t, parts, rows.count, q, [&](int i, float*) {
-      return &attended[at_row(rows.token(i), q)];
-    });
-    add_product(t, parts, values, rows, layer.attn_norm, layer.attn_post_norm);
+    add_product(
+        t, {LoraSite::kAttnOut, n}, parts, rows, q,
+        [&](int i, float*) { return &attended[at_row(rows.token(i), q)]; }, layer.attn_norm,
+        layer.attn_post_norm);
   }
 
-  void run_mlp(int t, const Layer& layer, const Rows& rows) {
+  void run_mlp(int t, int n, const Rows& rows) {
+    const Layer& layer = d.weights_.layers[n];
     const int width = a.intermediate_size, columns = inner_columns(a.mlp, width);
     const MlpParts parts(a.mlp, layer.mlp, width);
-    const PackedRows normed = pack_normed(t, parts.inner(), rows, layer.mlp_norm);
-    products.multiply(t, parts.inner(), normed, {inner.data(), static_cast<size_t>(columns)});
-    team.barrier(t);
-    const PackedRows activated =
-        products.pack(t, parts.down(), rows.count, width, [&](int i, float* out) {
+    multiply(t, {LoraSite::kMlpInner, n}, parts.inner(), rows, a.hidden_size,
+             NormedRows{*this, rows, layer.mlp_norm}, {inner.data(), static_cast<size_t>(columns)});
+    add_product(
+        t, {LoraSite::kMlpDown, n}, parts.down(), rows, width,
+        [&](int i, float* out) {
           activate(kernels, a.mlp, &inner[at_row(i, columns)], width, out);
           return out;
-        });
-    add_product(t, parts.down(), activated, rows, layer.mlp_norm, layer.mlp_post_norm);
+        },
+        layer.mlp_norm, layer.mlp_post_norm);
   }
 
-  void run_experts(int t, const Layer& layer, const Rows& rows) {
+  void run_experts(int t, int n, const Rows& rows) {
+    const Layer& layer = d.weights_.layers[n];
     const int h = a.hidden_size;
     const auto [first, last] = team.share(t, rows.count);
     for (int i = first; i < last; ++i) {
       norm(layer.mlp_norm, &x[at_row(rows.token(i), h)], &normed[at_row(i, h)]);
     }
     team.barrier(t);
-    experts->run(t, *layer.experts, normed.data(), rows.count, results.data());
+    const ExpertMlp::Adapted adapted{lora, *rows.adapted, n};
+    experts->run(t, *layer.experts, normed.data(), rows.count, results.data(),
+                 lora.is_active() ? &adapted : nullptr);
     add_results(t, rows, layer.mlp_norm, layer.mlp_post_norm);
     team.barrier(t);
   }
@@ -207,27 +221,61 @@ struct Decoder::Step {
     }
   }
 
-  // Packs rows of the residual stream, normed, as the inputs of a product.
-  PackedRows pack_normed(int t, std::span<const Part> parts, const Rows& rows,
-                         const NormWeights& weights) {
-    return products.pack(t, parts, rows.count, a.hidden_size, [&](int i, float* out) {
-      norm(weights, &x[at_row(rows.token(i), a.hidden_size)], out);
+  Rows all_tokens() const { return {input->num_tokens, nullptr, &lora.tokens()}; }
+
+  // Makes rows of the residual stream, normed, for `multiply`.
+  struct NormedRows {
+    const Step& step;
+    const Rows& rows;
+    const NormWeights& weights;
+
+    const float* operator()(int i, float* out) const {
+      step.norm(weights, &step.x[at_row(rows.token(i), step.a.hidden_size)], out);
       return out;
+    }
+  };
+
+  // Which of the network's products.
+  struct Site {
+    LoraSite kind;
+    int layer;
+  };
+
+  // One product, with what adapters add to it; make_row(i, buffer) gives the inputs of row i, [k].
+  // All of it is there when this returns.
+  template <class MakeRow>
+  void multiply(int t, Site site, std::span<const Part> parts, const Rows& rows, int k,
+                MakeRow make_row, const ProductOutput& out) {
+    if (!lora.is_active()) {
+      products.multiply(t, parts, products.pack(t, parts, rows.count, k, make_row), out);
+      team.barrier(t);
+      return;
+    }
+    const bool alone = Products::packs_alone(rows.count);
+    const PackedRows inputs = products.pack(t, parts, rows.count, k, [&](int i, float* buffer) {
+      const float* const row = make_row(i, buffer);
+      lora.take(t, *rows.adapted, i, row, k, alone);
+      return row;
     });
+    lora.shrink(t, *rows.adapted, site.layer, site.kind, static_cast<int>(parts.size()), k, alone);
+    products.multiply(t, parts, inputs, out);
+    team.barrier(t);
+    lora.expand(t, *rows.adapted, site.layer, site.kind, parts, out);
+    team.barrier(t);
   }
 
-  // Adds the last product of attention or MLP to the residual stream. `before` is the norm that its
-  // inputs came through.
-  void add_product(int t, std::span<const Part> parts, const PackedRows& inputs, const Rows& rows,
-                   const NormWeights& before, const NormWeights& after) {
+  // Adds the last product of attention or MLP to the residual stream. `before` is the norm that the
+  // block's inputs came through.
+  template <class MakeRow>
+  void add_product(int t, Site site, std::span<const Part> parts, const Rows& rows, int k,
+                   MakeRow make_row, const NormWeights& before, const NormWeights& after) {
     const size_t h = a.hidden_size;
     if (adds_directly) {
-      products.multiply(t, parts, inputs, {x.data(), h, rows.chosen, true});
-    } else {
-      products.multiply(t, parts, inputs, {results.data(), h});
-      team.barrier(t);
-      add_results(t, rows, before, after);
+      multiply(t, site, parts, rows, k, make_row, {x.data(), h, rows.chosen, true});
+      return;
     }
+    multiply(t, site, parts, rows, k, make_row, {results.data(), h});
+    add_results(t, rows, before, after);
     team.barrier(t);
   }
 
@@ -273,8 +321,10 @@ struct Decoder::Step {
   KVCache* cache = nullptr;
   const StepInput* input = nullptr;
   const StepOutput* output = nullptr;
+  const int widest = std::max({a.hidden_size, a.query_width(), a.intermediate_size});
   Team team;
   Products products;
+  LoraProducts lora;
   Rotary rotary;
   Attention attention;
   std::optional<ExpertMlp> experts;

@@ -69,8 +69,15 @@ void ExpertMlp::reserve(unsigned forms, int num_rows) {
 }
 
 void ExpertMlp::run(int thread, const ExpertWeights& weights, const float* inputs, int rows,
-                    float* out) {
-  const int h = a_.hidden_size;
+                    float* out, const Adapted* adapted) {
+  const int h = a_.hidden_size, width = e_.shared_width();
+  const int first_shared = rows * e_.num_experts_per_token;  // of the pairs
+  const MlpParts shared(a_.mlp, weights.shared, width);
+  if (width == 0) adapted = nullptr;
+  const auto take = [&](int pair, const float* x, int k) {
+    if (!adapted || pair < first_shared) return;
+    adapted->lora.take(thread, adapted->rows, pair - first_shared, x, k, false);
+  };
   const Part router[] = {{&weights.router, 0}};
   const PackedRows packed = products_.pack(
       thread, router, rows, h, [&](int i, float*) { return inputs + static_cast<size_t>(i) * h; });
@@ -83,18 +90,21 @@ void ExpertMlp::run(int thread, const ExpertWeights& weights, const float* input
   if (thread == 0) make_groups(weights, rows);
   team_.barrier(thread);
   pack(thread, inner_product_, [&](const Group&, int pair, float*) {
-    return inputs + static_cast<size_t>(row_of_[pair]) * h;
+    const float* const x = inputs + static_cast<size_t>(row_of_[pair]) * h;
+    take(pair, x, h);
+    return x;
   });
   team_.barrier(thread);
-  multiply(thread, inner_product_, inner_.data(), inner_width_);
-  team_.barrier(thread);
+  multiply(thread, inner_product_, inner_.data(), inner_width_, LoraSite::kSharedInner, shared, h,
+           first_shared, adapted);
   pack(thread, down_product_, [&](const Group& group, int pair, float* row) {
     activate(kernels_, a_.mlp, &inner_[pair * inner_width_], group.width, row);
+    take(pair, row, group.width);
     return row;
   });
   team_.barrier(thread);
-  multiply(thread, down_product_, results_.data(), h);
-  team_.barrier(thread);
+  multiply(thread, down_product_, results_.data(), h, LoraSite::kSharedDown, shared, width,
+           first_shared, adapted);
   for (int row = first; row < last; ++row) {
     combine(row, rows, out + static_cast<size_t>(row) * h);
   }
@@ -202,7 +212,14 @@ void ExpertMlp::pack(int thread, const Product& product, MakeRow make_row) {
   }
 }
 
-void ExpertMlp::multiply(int thread, const Product& product, float* out, size_t stride) {
+void ExpertMlp::multiply(int thread, const Product& product, float* out, size_t stride,
+                         LoraSite site, const MlpParts& shared, int width, int first_shared,
+                         const Adapted* adapted) {
+  const std::span<const Part> parts = (shared.*product.parts)();
+  if (adapted) {
+    adapted->lora.shrink(thread, adapted->rows, adapted->layer, site,
+                         static_cast<int>(parts.size()), width, false);
+  }
   std::atomic<int>& next = team_.counter(thread);
   const int num_items = static_cast<int>(product.items.size());
   for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < num_items;) {
@@ -212,6 +229,11 @@ void ExpertMlp::multiply(int thread, const Product& product, float* out, size_t 
                               {&packed_, g.first_tile, tile_width_, g.num_pairs},
                               {out + g.first_pair * stride, stride});
   }
+  team_.barrier(thread);
+  if (!adapted) return;
+  adapted->lora.expand(thread, adapted->rows, adapted->layer, site, parts,
+                       {out + first_shared * stride, stride});
+  team_.barrier(thread);
 }
 
 void ExpertMlp::combine(int row, int rows, float* out) const {

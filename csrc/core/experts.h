@@ -10,6 +10,7 @@
 
 #include <vector>
 
+#include "core/lora_products.h"
 #include "core/mlp.h"
 #include "core/products.h"
 #include "core/team.h"
@@ -29,9 +30,18 @@ class ExpertMlp {
   // Before the threads start.
   void reserve(unsigned forms, int num_rows);
 
+  // What adapters add to the shared experts of a layer.
+  struct Adapted {
+    LoraProducts& lora;
+    const LoraProducts::Rows& rows;
+    int layer;
+  };
+
   // What every thread runs, from inputs [rows][hidden_size] that are there for all of them. It
   // returns when the thread's own share of the rows of out [rows][hidden_size] is written.
-  void run(int thread, const ExpertWeights& weights, const float* inputs, int rows, float* out);
+  // `adapted` is null where no row has an adapter.
+  void run(int thread, const ExpertWeights& weights, const float* inputs, int rows, float* out,
+           const Adapted* adapted);
 
  private:
   struct Group {
@@ -67,7 +77,10 @@ class ExpertMlp {
   // Packs the inputs of a product; make_row(group, pair, buffer) gives those of one pair.
   template <class MakeRow>
   void pack(int thread, const Product& product, MakeRow make_row);
-  void multiply(int thread, const Product& product, float* out, size_t stride);
+  // Of all groups, and behind it what adapters add to the shared experts, whose first pair is
+  // `first_shared`. All of it is there when this returns.
+  void multiply(int thread, const Product& product, float* out, size_t stride, LoraSite site,
+                const MlpParts& shared, int width, int first_shared, const Adapted* adapted);
   void combine(int row, int rows, float* out) const;
 
   const Architecture& a_;

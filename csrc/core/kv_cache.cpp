@@ -29,63 +29,83 @@ size_t page_bytes(KVDType dtype, int head_dim) {
   return page_part_bytes(dtype, head_dim) + page_part_bytes(dtype, padded_channels(head_dim));
 }
 
-int prefix_blocks(const Architecture& a) {
-  return a.prefix_length / kPageTokens + (a.prefix_length % kPageTokens != 0);
-}
+int blocks_of(int tokens) { return tokens / kPageTokens + (tokens % kPageTokens != 0); }
 
 }  // namespace
 
-size_t KVCache::block_bytes(const Architecture& a, KVDType dtype) {
+size_t KVBlocks::block_bytes(const Architecture& a, KVDType dtype) {
   return static_cast<size_t>(a.num_layers) * a.num_kv_heads * page_bytes(dtype, a.head_dim);
 }
 
-KVCache::KVCache(const Decoder& decoder, KVDType dtype, int num_blocks)
-    : dtype_(dtype), num_blocks_(num_blocks) {
-  const Architecture& a = decoder.architecture();
-  num_layers_ = a.num_layers;
-  num_heads_ = a.num_kv_heads;
-  head_dim_ = a.head_dim;
-  prefix_length_ = a.prefix_length;
-  key_bytes_ = page_part_bytes(dtype, a.head_dim);
-  page_bytes_ = page_bytes(dtype, a.head_dim);
-  size_bytes_ = block_bytes(a, dtype) * (static_cast<size_t>(num_blocks) + prefix_blocks(a));
-  pages_ = Pages(size_bytes_);
-  if (prefix_length_ > 0) fill_prefix(decoder);
+KVBlocks::KVBlocks(const Architecture& a, KVDType dtype, int num_blocks)
+    : dtype_(dtype),
+      num_blocks_(num_blocks),
+      num_layers_(a.num_layers),
+      num_heads_(a.num_kv_heads),
+      head_dim_(a.head_dim),
+      key_bytes_(page_part_bytes(dtype, a.head_dim)),
+      page_bytes_(page_bytes(dtype, a.head_dim)),
+      pages_(block_bytes(a, dtype) * num_blocks) {}
+
+bool KVBlocks::fits(const Architecture& a) const {
+  return a.num_layers == num_layers_ && a.num_kv_heads == num_heads_ && a.head_dim == head_dim_;
 }
 
-void KVCache::fill_prefix(const Decoder& decoder) {
-  decoder.weights().finish();
-  for (int n = 0; n < num_layers_; ++n) {
+KVPrefix::KVPrefix(const Decoder& decoder, KVDType dtype, const float* rows, int length)
+    : KVBlocks(decoder.architecture(), dtype, blocks_of(length)), length_(length) {
+  const Architecture& a = decoder.architecture();
+  const size_t size = static_cast<size_t>(length) * a.kv_width();
+  for (int n = 0; n < a.num_layers; ++n, rows += 2 * size) fill(decoder, n, rows, rows + size);
+}
+
+KVPrefix::KVPrefix(const Decoder& decoder, KVDType dtype)
+    : KVBlocks(decoder.architecture(), dtype, blocks_of(decoder.architecture().prefix_length)),
+      length_(decoder.architecture().prefix_length) {
+  for (int n = 0; n < decoder.architecture().num_layers; ++n) {
     const Layer& layer = decoder.weights().layers[n];
-    for (int token = 0; token < prefix_length_; ++token) {
-      for (int head = 0; head < num_heads_; ++head) {
-        const size_t at = (static_cast<size_t>(token) * num_heads_ + head) * head_dim_;
-        append(*decoder.isa().kernels, prefix_block(token / kPageTokens), token % kPageTokens, n,
-               head, layer.prefix_keys.data() + at, layer.prefix_values.data() + at);
-      }
+    fill(decoder, n, layer.prefix_keys.data(), layer.prefix_values.data());
+  }
+}
+
+void KVPrefix::fill(const Decoder& decoder, int layer, const float* keys, const float* values) {
+  const Architecture& a = decoder.architecture();
+  for (int token = 0; token < length_; ++token) {
+    for (int head = 0; head < a.num_kv_heads; ++head) {
+      const size_t at = (static_cast<size_t>(token) * a.num_kv_heads + head) * a.head_dim;
+      append(*decoder.isa().kernels, token / kPageTokens, token % kPageTokens, layer, head,
+             keys + at, values + at);
     }
   }
 }
 
+KVCache::KVCache(const Decoder& decoder, KVDType dtype, int num_blocks)
+    : KVBlocks(decoder.architecture(), dtype, num_blocks) {
+  if (decoder.architecture().prefix_length == 0) return;
+  decoder.weights().finish();
+  prefix_ = std::make_unique<const KVPrefix>(decoder, dtype);
+}
+
+size_t KVCache::size_bytes() const {
+  return KVBlocks::size_bytes() + (prefix_ ? prefix_->size_bytes() : 0);
+}
+
 bool KVCache::fits(const Architecture& a) const {
-  return a.num_layers == num_layers_ && a.num_kv_heads == num_heads_ && a.head_dim == head_dim_ &&
-         a.prefix_length == prefix_length_;
+  return KVBlocks::fits(a) && a.prefix_length == (prefix_ ? prefix_->length() : 0);
 }
 
 void KVCache::copy_block(int from, int to) {
   for (const int block : {from, to}) {
-    if (block >= 0 && block < num_blocks_) continue;
+    if (block >= 0 && block < num_blocks()) continue;
     throw Error(ErrorKind::kInvalidParameter, "Block " + std::to_string(block) +
                                                   " cannot be copied: the cache has blocks 0 to " +
-                                                  std::to_string(num_blocks_ - 1) + ".");
+                                                  std::to_string(num_blocks() - 1) + ".");
   }
   if (from == to) return;
-  std::memcpy(pages_.data() + to * block_stride(), pages_.data() + from * block_stride(),
-              block_stride());
+  std::memcpy(block(to), block(from), block_stride());
 }
 
-void KVCache::append_int8(const Kernels& kernels, int slot, int8_t* keys, int8_t* values,
-                          const float* key, const float* value) {
+void KVBlocks::append_int8(const Kernels& kernels, int slot, int8_t* keys, int8_t* values,
+                           const float* key, const float* value) {
   const int channels = padded_channels(head_dim_);
   const auto put_scale = [&](int8_t* page, int width, float scale) {
     std::memcpy(page + width * kPageTokens + slot * sizeof(float), &scale, sizeof(float));
@@ -96,8 +116,8 @@ void KVCache::append_int8(const Kernels& kernels, int slot, int8_t* keys, int8_t
   put_scale(values, channels, kernels.quantize_row(value, head_dim_, row));
 }
 
-void KVCache::append(const Kernels& kernels, int block, int slot, int layer, int head,
-                     const float* key, const float* value) {
+void KVBlocks::append(const Kernels& kernels, int block, int slot, int layer, int head,
+                      const float* key, const float* value) {
   const auto put = [&](auto* keys, auto* values, const auto* k, const auto* v, int first, int n) {
     for (int c = 0; c < n; ++c) keys[(first + c) * kPageTokens + slot] = k[c];
     std::copy(v, v + n, values + slot * padded_channels(head_dim_) + first);

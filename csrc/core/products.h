@@ -52,7 +52,7 @@ class Products {
       into.pack(kernels_, forms, make_row(i, t.row.data()), k, tile, i % kMaxTile,
                 tile_rows(tile, rows), k);
     };
-    if (rows <= kPackAloneRows) {
+    if (packs_alone(rows)) {
       for (int i = 0; i < rows; ++i) pack_row(t.alone, i);
       return {&t.alone, 0, k, rows};
     }
@@ -73,6 +73,8 @@ class Products {
   void multiply_strips(int thread, std::span<const Part> parts, int first, int last,
                        const PackedRows& inputs, const ProductOutput& out);
 
+  // Whether `pack` has every thread pack so many rows for itself.
+  static bool packs_alone(int rows) { return rows <= kPackAloneRows; }
   static unsigned forms_of(std::span<const Part> parts);
   static int num_strips(std::span<const Part> parts);
   static size_t strip_bytes(std::span<const Part> parts);

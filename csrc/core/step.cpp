@@ -42,6 +42,22 @@ void check_context(const StepInput& in, int s) {
   }
 }
 
+// What adapters bring, for a sequence.
+void check_adapters(const Architecture& a, const KVCache& cache, const StepInput& in, int s) {
+  if (in.loras && in.loras[s] && !in.loras[s]->fits(a)) {
+    throw invalid(at("loras", s) + " was made for a network of other sizes.");
+  }
+  const KVPrefix* const prefix = in.prefixes ? in.prefixes[s] : nullptr;
+  if (!prefix) return;
+  if (cache.prefix()) {
+    throw invalid(at("prefixes", s) + " is given, but the network has a trained prefix already.");
+  }
+  if (!prefix->fits(a) || prefix->dtype() != cache.dtype()) {
+    throw invalid(at("prefixes", s) +
+                  " was made for a network of other sizes, or for a KV cache of another type.");
+  }
+}
+
 void check_position(const char* array, const int32_t* positions, int index) {
   if (positions[index] >= 0) return;
   throw invalid(at(array, index) + " is " + std::to_string(positions[index]) +
@@ -73,6 +89,7 @@ void check_step(const Architecture& a, const KVCache& cache, const StepInput& in
                     " new tokens and the " + std::to_string(room) + " that its blocks hold.");
     }
     if (in.context_lengths) check_context(in, s);
+    check_adapters(a, cache, in, s);
     for (int b = 0; b * kPageTokens < keys; ++b) {
       const int block = in.block_tables[static_cast<size_t>(s) * in.max_blocks + b];
       if (block < 0 || block >= cache.num_blocks()) {

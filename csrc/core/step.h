@@ -5,6 +5,7 @@
 
 #include "core/architecture.h"
 #include "core/kv_cache.h"
+#include "core/lora.h"
 #include "core/sampler.h"
 
 namespace glimmer {
@@ -24,6 +25,10 @@ struct StepInput {
   const int32_t* context_lengths = nullptr;
   int max_blocks = 0;
   const int32_t* block_tables = nullptr;  // [num_sequences][max_blocks]
+  // [num_sequences] what an adapter adds to the weights for each; entries, or all, may be null
+  const Lora* const* loras = nullptr;
+  // [num_sequences] the trained prefix before each; likewise. Not for a network that has its own
+  const KVPrefix* const* prefixes = nullptr;
   int num_logit_rows = 0;
   const int32_t* logit_rows = nullptr;    // [num_logit_rows] indices of tokens
   const RowSampling* sampling = nullptr;  // [num_logit_rows], or null: no token is chosen
@@ -42,7 +47,7 @@ struct StepOutput {
 
 // Throws Error(kInvalidParameter), naming the entry: an id, length, position or block out of range,
 // an array that the network needs or has no use for, a context that comes in pieces, or a cache
-// that was made for another network.
+// or an adapter that was made for another network.
 void check_step(const Architecture& architecture, const KVCache& cache, const StepInput& input);
 
 }  // namespace glimmer

@@ -18,6 +18,7 @@
 #include "core/decoder.h"
 #include "core/error.h"
 #include "core/half.h"
+#include "core/lora.h"
 #include "core/memory.h"
 #include "core/packing.h"
 #include "kernels/kernels.h"
@@ -229,9 +230,14 @@ struct Batch {
             .num_logit_rows = static_cast<int>(rows.size()),
             .logit_rows = rows.data()};
   }
-  std::vector<float> run(Decoder& d, KVCache& cache) const {
+  // `loras` and `prefixes` have an entry for each sequence, or none.
+  std::vector<float> run(Decoder& d, KVCache& cache, const std::vector<const Lora*>& loras = {},
+                         const std::vector<const KVPrefix*>& prefixes = {}) const {
     std::vector<float> logits(rows.size() * d.architecture().vocab_size);
-    d.step(cache, input(), {.logits = logits.data()});
+    StepInput in = input();
+    in.loras = loras.empty() ? nullptr : loras.data();
+    in.prefixes = prefixes.empty() ? nullptr : prefixes.data();
+    d.step(cache, in, {.logits = logits.data()});
     return logits;
   }
 };
@@ -293,6 +299,123 @@ void test_steps() {
     }
     for (const float x : first) expect(std::isfinite(x), "finite logits");
   }
+}
+
+// Products of that rank for every linear that takes them; keys and values share the queries' A.
+Lora random_lora(const Architecture& a, int rank, Random& random) {
+  Lora lora(a);
+  const auto add = [&](const std::string& name, int rows, int cols, const std::string& shared) {
+    lora.add(name, rank, 0.5f, normal(random, static_cast<size_t>(rank) * cols),
+             normal(random, static_cast<size_t>(rows) * rank, 0.1f), shared);
+  };
+  for (int i = 0; i < a.num_layers; ++i) {
+    const std::string layer = "layers." + std::to_string(i) + ".";
+    add(layer + "attn_q", a.query_width(), a.hidden_size, "");
+    add(layer + "attn_k", a.kv_width(), a.hidden_size, layer + "attn_q");
+    add(layer + "attn_v", a.kv_width(), a.hidden_size, layer + "attn_q");
+    add(layer + "attn_out", a.hidden_size, a.query_width(), "");
+    const int width = a.has_experts(i) ? a.experts->shared_width() : a.intermediate_size;
+    const std::string mlp = layer + (a.has_experts(i) ? "shared." : "");
+    if (width == 0) continue;
+    if (a.mlp == Mlp::kSwiGlu) add(mlp + "mlp_gate", width, a.hidden_size, "");
+    add(mlp + "mlp_up", width, a.hidden_size, "");
+    add(mlp + "mlp_down", a.hidden_size, width, "");
+  }
+  if (!a.tied_head) add("head", a.vocab_size, a.hidden_size, "");
+  return lora;
+}
+
+// Sequences with adapters and prefixes beside others: each as alone, on all instruction sets and
+// threads.
+void test_adapters() {
+  Random random(21);
+  for (int round = 0; round < 12; ++round) {
+    Architecture a = tiny(random);
+    a.prefix_length = 0;
+    const auto kept = static_cast<DType>(round % kNumWritable);
+    const auto cache_dtype = static_cast<KVDType>(round % kNumKVDTypes);
+    const Random weights = random;
+    const int lengths[] = {1, 3, 40, 7, 65, 2};
+    const int count = 6, blocks = 3;
+    std::vector<std::vector<int32_t>> prompts;
+    for (const int n : lengths) {
+      std::vector<int32_t> prompt(n);
+      for (int32_t& id : prompt) id = static_cast<int32_t>(random() % a.vocab_size);
+      prompts.push_back(prompt);
+    }
+    const Lora one = random_lora(a, 1 + round, random), two = random_lora(a, 17, random);
+    const int length = 1 + round * 7;
+    const std::vector<float> rows =
+        normal(random, static_cast<size_t>(a.num_layers) * 2 * length * a.kv_width());
+    const std::vector<const Lora*> loras = {&one, nullptr, &two, &one, nullptr, &two};
+    std::vector<float> first;
+    for (const InstructionSet& isa : instruction_sets()) {
+      for (const int threads : {1, 3}) {
+        Decoder d(a, threads, isa.name, Form::kInt8);
+        load(d, weights, kept);
+        const KVPrefix prefix(d, cache_dtype, rows.data(), length);
+        const std::vector<const KVPrefix*> prefixes = {nullptr, &prefix, &prefix,
+                                                       nullptr, nullptr, nullptr};
+        KVCache cache(d, cache_dtype, blocks * count);
+        Batch together(a);
+        for (int i = 0; i < count; ++i) together.add(prompts[i], i * blocks, blocks);
+        const std::vector<float> logits = together.run(d, cache, loras, prefixes);
+        const std::string label = std::string("adapters, ") + isa.name + ", " + info(kept).name +
+                                  ", " + std::to_string(threads) + " threads, round " +
+                                  std::to_string(round);
+        if (first.empty()) first = logits;
+        expect(same(first.data(), logits.data(), logits.size()), "same bits everywhere: " + label);
+        size_t offset = 0;
+        for (int i = 0; i < count; ++i) {
+          Batch alone(a);
+          alone.add(prompts[i], 0, blocks);
+          KVCache own(d, cache_dtype, blocks);
+          const bool plain = !loras[i] && !prefixes[i];
+          const std::vector<float> expected =
+              plain ? alone.run(d, own) : alone.run(d, own, {loras[i]}, {prefixes[i]});
+          expect(same(expected.data(), &logits[offset], expected.size()),
+                 "alone as in a batch: " + label);
+          Batch last(a);
+          last.add_last(prompts[i], 0, blocks);
+          const std::vector<float> continued = last.run(d, own, {loras[i]}, {prefixes[i]});
+          expect(same(&expected[expected.size() - continued.size()], continued.data(),
+                      continued.size()),
+                 "the last token again: " + label);
+          offset += expected.size();
+        }
+      }
+    }
+    for (const float x : first) expect(std::isfinite(x), "finite logits");
+  }
+}
+
+void test_adapter_errors() {
+  Random random(5);
+  Architecture a = tiny(random);
+  a.prefix_length = 0;
+  a.experts.reset();
+  a.tied_head = true;
+  Lora lora(a);
+  const std::vector<float> values(static_cast<size_t>(a.hidden_size) * 4 * a.query_width());
+  const std::span<const float> all(values);
+  const auto add = [&](const std::string& name, size_t in, size_t out, const std::string& shared) {
+    lora.add(name, 2, 1, all.first(2 * in), all.first(2 * out), shared);
+  };
+  const size_t h = a.hidden_size, q = a.query_width();
+  const auto malformed = ErrorKind::kMalformedCheckpoint;
+  expect_error(malformed, "no linear", [&] { add("head", h, a.vocab_size, ""); });
+  expect_error(malformed, "no linear", [&] { add("layers.3.attn_q", h, q, ""); });
+  expect_error(malformed, "an A of", [&] { add("layers.0.attn_q", h - 1, q, ""); });
+  expect_error(malformed, "a B of", [&] { add("layers.0.attn_q", h, q - 1, ""); });
+  expect_error(malformed, "cannot share",
+               [&] { add("layers.0.attn_k", h, a.kv_width(), "layers.0.attn_q"); });
+  add("layers.0.attn_q", h, q, "");
+  expect_error(malformed, "given twice", [&] { add("layers.0.attn_q", h, q, ""); });
+  expect_error(malformed, "cannot share",
+               [&] { add("layers.0.attn_out", q, h, "layers.0.attn_q"); });
+  Architecture other = a;
+  other.hidden_size += 32;
+  expect(lora.fits(a) && !lora.fits(other), "an adapter fits its own network");
 }
 
 // Every stored type with random bytes: a strip gives back what was put in, and all instruction sets
@@ -620,6 +743,8 @@ void test_barrier() {
 int main() {
   test_half();
   test_steps();
+  test_adapters();
+  test_adapter_errors();
   test_packing();
   test_place_rows();
   test_adopted();

@@ -1,5 +1,6 @@
 """The C++ core: weights, paged KV cache and whole steps. Knows no file and no text."""
 
+from glimmer.native.adapter_weights import KVPrefix, Lora
 from glimmer.native.cpu import available_memory, physical_cores
 from glimmer.native.model import (
     BLOCK_SIZE,
@@ -23,6 +24,8 @@ __all__ = [
     "PACKED_ALIGNMENT",
     "PACKED_LAYOUT",
     "KVCache",
+    "KVPrefix",
+    "Lora",
     "NativeModel",
     "SamplingInput",
     "StepInput",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from glimmer.architecture import Architecture, Experts
 from glimmer.errors import InvalidParameterError, UnsupportedArchitectureError
 from glimmer.native import _core
 from glimmer.native.cpu import available_memory, cpu_of_each_core, physical_cores
+
+if TYPE_CHECKING:
+    from glimmer.native.adapter_weights import KVPrefix, Lora
 
 BLOCK_SIZE: int = _core.BLOCK_SIZE
 """Tokens per block of the KV cache."""
@@ -50,7 +53,7 @@ def trim_heap() -> None:
 
 def kv_block_bytes(architecture: Architecture, dtype: KVDType = "float16") -> int:
     """Bytes of one KV block: ``BLOCK_SIZE`` tokens of all layers."""
-    return _core.kv_block_bytes(_to_core(architecture), getattr(_core.KVDType, dtype))
+    return _core.kv_block_bytes(to_core(architecture), getattr(_core.KVDType, dtype))
 
 
 def _int32(name: str, value: Any) -> Any:
@@ -64,10 +67,10 @@ def _int32(name: str, value: Any) -> Any:
 
 def check_architecture(architecture: Architecture) -> None:
     """Raise UnsupportedArchitectureError, naming the choice, if the core does not run it."""
-    _to_core(architecture).check()
+    to_core(architecture).check()
 
 
-def _to_core(architecture: Architecture) -> _core.Architecture:
+def to_core(architecture: Architecture) -> _core.Architecture:
     core, rope = _core.Architecture(), architecture.rope
     for name in (
         "vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
@@ -201,6 +204,11 @@ class StepInput:
     context_lengths: Int32Array | None = None
     """``[S]`` leading tokens that all tokens of a sequence see; needed if ``mask`` is "prefix",
     else not allowed. A context is computed in one step."""
+    loras: Sequence[Lora | None] = ()
+    """``[S]`` what an adapter adds to the weights for each sequence; empty if for none."""
+    prefixes: Sequence[KVPrefix | None] = ()
+    """``[S]`` the trained prefix before each sequence, of the cache's type; empty if before none.
+    Not for a network that has one of its own."""
     sampling: SamplingInput | None = None
     return_logits: bool = False
     return_hidden: bool = False
@@ -309,8 +317,8 @@ class NativeModel:
                 f"num_threads must be between 1 and {MAX_THREADS}, but it is {num_threads}."
             )
         self.architecture = architecture
-        self._decoder = _core.Decoder(
-            _to_core(architecture),
+        self.decoder = _core.Decoder(
+            to_core(architecture),
             num_threads,
             instruction_set(isa),
             getattr(_core.Form, activations),
@@ -321,16 +329,16 @@ class NativeModel:
 
     @property
     def isa(self) -> str:
-        return self._decoder.isa
+        return self.decoder.isa
 
     @property
     def num_threads(self) -> int:
-        return self._decoder.num_threads
+        return self.decoder.num_threads
 
     @property
     def weights_bytes(self) -> int:
         """Memory of the packed matrices."""
-        return self._decoder.packed_bytes
+        return self.decoder.packed_bytes
 
     def available_memory(self) -> int | None:
         """Bytes of free memory; None if nobody knows."""
@@ -356,14 +364,14 @@ class NativeModel:
             MalformedCheckpointError: unknown or repeated name, wrong shape or size.
             UnsupportedTensorTypeError: ``dtype`` or ``target`` is not one the core runs.
         """
-        self._decoder.load(name, dtype, list(shape), np.ascontiguousarray(data).reshape(-1), target)
+        self.decoder.load(name, dtype, list(shape), np.ascontiguousarray(data).reshape(-1), target)
 
     def kept(
         self, name: str, dtype: str, shape: Sequence[int], target: str | None = None
     ) -> tuple[str, int]:
         """The type in which a weight stored as ``dtype`` is kept, and its bytes as ``pack`` gives
         them. Raises as ``load``."""
-        return self._decoder.kept(name, dtype, list(shape), target)
+        return self.decoder.kept(name, dtype, list(shape), target)
 
     def pack(
         self,
@@ -376,7 +384,7 @@ class NativeModel:
         """What ``load`` makes of one weight, uint8 ``[bytes]``; raises as it does."""
         packed = np.zeros(self.kept(name, dtype, shape, target)[1], np.uint8)
         stored = np.ascontiguousarray(data).reshape(-1)
-        self._decoder.pack(name, dtype, list(shape), stored, target, packed)
+        self.decoder.pack(name, dtype, list(shape), stored, target, packed)
         return packed
 
     def adopt(
@@ -399,14 +407,14 @@ class NativeModel:
         Raises as ``load``; MalformedCheckpointError too if the file that ``packed`` maps has
         become shorter.
         """
-        stays = self._decoder.adopt(name, dtype, list(shape), packed, target, in_place)
+        stays = self.decoder.adopt(name, dtype, list(shape), packed, target, in_place)
         if stays:
             self._adopted.append(packed)
         return stays
 
     def finish(self) -> None:
         """Raise MalformedCheckpointError, naming them, if weights are missing."""
-        self._decoder.finish()
+        self.decoder.finish()
         self._finished = True
 
     def step(self, cache: KVCache, step: StepInput) -> StepResult:
@@ -414,8 +422,8 @@ class NativeModel:
 
         Raises:
             InvalidParameterError: an id, length or table is out of range, a context comes in
-                pieces, an array is missing that the network needs, or the cache is another
-                network's; nothing was changed.
+                pieces, an array is missing that the network needs, or the cache or an adapter is
+                another network's; nothing was changed.
         """
         assert self._finished, "finish() comes before step()"
         num_rows, sampling = len(step.logit_rows), step.sampling
@@ -444,6 +452,12 @@ class NativeModel:
             _check_length("block_positions", step.block_positions, num_tokens)
         if step.context_lengths is not None:
             _check_length("context_lengths", step.context_lengths, num_sequences)
+        for name, given in (("loras", step.loras), ("prefixes", step.prefixes)):
+            if len(given) not in (0, num_sequences):
+                raise InvalidParameterError(
+                    f"{name} must be empty or have an entry for each of the {num_sequences} "
+                    f"sequences, but it has {len(given)}."
+                )
         core_sampling, num_logprobs, chosen = None, -1, 0
         if sampling is not None:
             core_sampling = _sampling_to_core(sampling, num_rows, self.architecture.vocab_size)
@@ -464,14 +478,17 @@ class NativeModel:
             if step.return_hidden
             else None,
         )
+        # None is a null pointer to the core, of which its stub knows nothing.
+        loras: list[Any] = [None if lora is None else lora.core for lora in step.loras]
+        prefixes: list[Any] = [None if p is None else p.core for p in step.prefixes]
         hidden = None
         if result.hidden is not None:
             hidden = result.hidden.reshape(-1, self.architecture.hidden_size)
-        self._decoder.step(
+        self.decoder.step(
             cache.core, step.token_ids, positions, step.block_positions, step.query_lengths,
-            step.kv_lengths, step.context_lengths, step.block_tables, step.logit_rows,
-            core_sampling, num_logprobs, result.logits, hidden, result.token_ids, result.logprobs,
-            result.top_ids, result.top_logprobs,
+            step.kv_lengths, step.context_lengths, step.block_tables,
+            loras, prefixes, step.logit_rows, core_sampling, num_logprobs, result.logits, hidden,
+            result.token_ids, result.logprobs, result.top_ids, result.top_logprobs,
         )  # fmt: skip
         return result
 
@@ -491,7 +508,7 @@ class KVCache:
             raise InvalidParameterError(
                 f"num_blocks must be between 1 and {2**31 - 1}, but it is {num_blocks}."
             )
-        self.core = _core.KVCache(model._decoder, getattr(_core.KVDType, dtype), num_blocks)
+        self.core = _core.KVCache(model.decoder, getattr(_core.KVDType, dtype), num_blocks)
         self.num_blocks = num_blocks
         self.size_bytes = self.core.size_bytes
 
