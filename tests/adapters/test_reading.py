@@ -172,6 +172,21 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     assert "lora_alpha must be a number" in refused("alpha", native_modules(), lora_alpha="x")
 
 
+def test_the_head_comes_with_the_bases_own_weight(tmp_path: Path) -> None:
+    """As PEFT saves it; the vocabulary must be the network's."""
+    rng = np.random.default_rng(0)
+    name = "base_model.model.lm_head.base_layer.weight"
+    for rows, fits in ((300, True), (301, False)):
+        more = {name: np.ones((rows, 64), np.float32)}
+        modules = {"lm_head": random_half(300, 64, 2, rng)}
+        folder = write_lora(tmp_path / str(rows), modules, tensors=more)
+        if fits:
+            assert set(read(folder, "glm4").low_rank) == {"head"}
+        else:
+            with pytest.raises(MalformedCheckpointError, match=r"\[301, 64\].*\[300, 64\]"):
+                read(folder, "glm4")
+
+
 def test_half_a_module(tmp_path: Path) -> None:
     a = np.ones((2, 64), np.float32)
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"

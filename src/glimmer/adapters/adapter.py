@@ -30,7 +30,7 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        return self.a.shape[0]
+        return int(self.a.shape[0])
 
     def delta(self) -> Floats:
         """What is added to the weight, float32 ``[out, in]``."""

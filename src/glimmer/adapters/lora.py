@@ -30,6 +30,8 @@ Floats = npt.NDArray[np.float32]
 _NAME = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<half>[AB])(?:\.default)?\.weight"
 )
+# The base's own weight, frozen, which PEFT saves as well where it adapts the head.
+_BASE = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.base_layer\.weight")
 _PLAIN = "train again without it, or merge it with PEFT and use the merged model"
 _REFUSED: Mapping[str, str] = MappingProxyType(
     {
@@ -53,7 +55,7 @@ _CHANGED_BASES = ("pissa", "olora", "loftq", "corda", "lora_ga")
 # Of the keys of rank_pattern and alpha_pattern, which PEFT takes for regular expressions: names,
 # and few wildcards, so that none takes for ever.
 _SIMPLE_PATTERN = re.compile(r"[\w.\\^$\[\]*+?-]{1,200}")
-_MOST_WILDCARDS = 3
+_MOST_WILDCARDS = 2
 
 
 def read_lora(
@@ -70,6 +72,7 @@ def read_lora(
     _refuse_more(config, path)
     halves = _halves(shard)
     modules = find_modules(family, architecture, halves, str(path))
+    _check_bases(shard, modules)
     low_rank: dict[str, LowRank] = {}
     for name, module in modules.items():
         a, b = (_read(shard, halves[name], half) for half in "AB")
@@ -110,6 +113,8 @@ def _halves(shard: Shard) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for name in shard.tensors:
         match = _NAME.fullmatch(name)
+        if match is None and _BASE.fullmatch(name):
+            continue
         if match is None:
             why = "is more than the A and B of a linear"
             if "lora_embedding_" in name:
@@ -130,6 +135,21 @@ def _halves(shard: Shard) -> dict[str, dict[str, str]]:
                 "is incomplete."
             )
     return found
+
+
+def _check_bases(shard: Shard, modules: Mapping[str, Module]) -> None:
+    """A base's weight of another shape is that of another network: its vocabulary has grown."""
+    for name, tensor in shard.tensors.items():
+        if (match := _BASE.fullmatch(name)) is None:
+            continue
+        module = modules.get(match["module"])
+        wanted = None if module is None else [module.num_rows, module.num_columns]
+        if list(tensor.shape) != wanted:
+            raise MalformedCheckpointError(
+                f"{shard.path}: tensor {name!r:.200} is the base's own, of shape "
+                f"{list(tensor.shape)}, but this network has {wanted or 'no such linear'} there. "
+                "The adapter was trained on another network."
+            )
 
 
 def _read(shard: Shard, names: Mapping[str, str], half: str) -> Floats:
