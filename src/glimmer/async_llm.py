@@ -27,6 +27,7 @@ from glimmer.loader import LoadedModel, Weights, load
 from glimmer.native.model import Float32Array
 from glimmer.outputs import RequestOutput
 from glimmer.session import (
+    Adapters,
     Group,
     KVCacheKind,
     Messages,
@@ -146,6 +147,7 @@ class AsyncLLM:
         max_waiting: int | None = None,
         prefix_caching: bool = True,
         speculation: bool = True,
+        adapters: Adapters = None,
     ) -> None:
         if not isinstance(model, LoadedModel):
             model = load(model, weights=weights, family=family, num_threads=num_threads)
@@ -158,6 +160,7 @@ class AsyncLLM:
             max_waiting=max_waiting,
             prefix_caching=prefix_caching,
             speculation=speculation,
+            adapters=adapters,
         )
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._channels: list[_Channel] = []
@@ -189,13 +192,26 @@ class AsyncLLM:
         return self._session.stats
 
     @property
+    def adapters(self) -> list[str]:
+        """Names that ``adapter=`` may have."""
+        return self._session.adapters.names
+
+    async def load_adapter(self, name: str, folder: str | os.PathLike[str]) -> None:
+        """As ``LLM.load_adapter``, in a thread of its own: requests are answered meanwhile."""
+        await asyncio.to_thread(self._session.adapters.load, name, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        """As ``LLM.unload_adapter``."""
+        self._session.adapters.unload(name)
+
+    @property
     def is_closed(self) -> bool:
         """Whether it was closed, or its engine has failed: it answers nothing any more."""
         return self._closed is not None
 
     @property
     def memory_bytes(self) -> int:
-        """Of the weights and, when it is full, of the KV cache."""
+        """Of the weights, the adapters and, when it is full, the KV cache."""
         return self._session.memory_bytes
 
     @overload
@@ -208,6 +224,7 @@ class AsyncLLM:
         tool_choice: ToolChoice = "auto",
         thinking: bool | None = None,
         priority: int = 0,
+        adapter: str | None = None,
         stream: Literal[False] = False,
     ) -> RequestOutput: ...
 
@@ -221,6 +238,7 @@ class AsyncLLM:
         tool_choice: ToolChoice = "auto",
         thinking: bool | None = None,
         priority: int = 0,
+        adapter: str | None = None,
         stream: Literal[True],
     ) -> AsyncGenerator[RequestOutput, None]: ...
 
@@ -233,12 +251,20 @@ class AsyncLLM:
         tool_choice: ToolChoice = "auto",
         thinking: bool | None = None,
         priority: int = 0,
+        adapter: str | None = None,
         stream: bool = False,
     ) -> RequestOutput | AsyncGenerator[RequestOutput, None]:
         """As ``LLM.chat``; with ``stream``, ``async for output in await llm.chat(...)``."""
         prepared = [
             await asyncio.to_thread(
-                self._session.prepare_chat, messages, params, tools, tool_choice, thinking, priority
+                self._session.prepare_chat,
+                messages,
+                params,
+                tools,
+                tool_choice,
+                thinking,
+                priority,
+                adapter,
             )
         ]
         if stream:
@@ -256,6 +282,7 @@ class AsyncLLM:
         *,
         allow_special: bool = False,
         priority: int = 0,
+        adapter: str | None = None,
         stream: Literal[False] = False,
     ) -> list[RequestOutput]: ...
 
@@ -267,6 +294,7 @@ class AsyncLLM:
         *,
         allow_special: bool = False,
         priority: int = 0,
+        adapter: str | None = None,
         stream: Literal[True],
     ) -> AsyncGenerator[RequestOutput, None]: ...
 
@@ -277,11 +305,12 @@ class AsyncLLM:
         *,
         allow_special: bool = False,
         priority: int = 0,
+        adapter: str | None = None,
         stream: bool = False,
     ) -> list[RequestOutput] | AsyncGenerator[RequestOutput, None]:
         """As ``LLM.generate``; with ``stream``, ``async for output in await llm.generate(...)``."""
         prepared = await asyncio.to_thread(
-            self._session.prepare_prompts, prompts, params, allow_special, priority
+            self._session.prepare_prompts, prompts, params, allow_special, priority, adapter
         )
         if stream:
             return await self._stream(prepared)

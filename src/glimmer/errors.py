@@ -5,6 +5,7 @@
     │   ├── InvalidParameterError       a value is out of its range              (also a ValueError)
     │   ├── PromptTooLongError          the prompt leaves no room in the context
     │   ├── ModelNotFoundError          no such file, folder or release
+    │   ├── AdapterNotFoundError        a request names an adapter that is not loaded
     │   └── UnknownInstructionSetError  GLIMMER_ISA names something we do not have
     ├── CheckpointError                 the model's files are at fault           (exit code 1)
     │   ├── UnknownFormatError          not a checkpoint format we read
@@ -44,6 +45,10 @@ class PromptTooLongError(UsageError):
 
 
 class ModelNotFoundError(UsageError):
+    pass
+
+
+class AdapterNotFoundError(UsageError):
     pass
 
 

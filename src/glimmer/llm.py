@@ -14,6 +14,7 @@ from glimmer.infilling import Infilling, InfillMethod, InfillOutput
 from glimmer.loader import LoadedModel, Weights, load
 from glimmer.outputs import RequestOutput
 from glimmer.session import (
+    Adapters,
     Group,
     KVCacheKind,
     Messages,
@@ -36,7 +37,9 @@ class LLM:
     short. ``kv_memory`` bounds the KV cache: bytes, or text such as "2GiB". ``kv_cache="auto"`` is
     float16, or float32 for a model in float32; "int8" takes half the memory of float16.
     ``prefix_caching`` keeps what was computed of a prompt for the next one that begins with it;
-    ``speculation`` drafts tokens from the text itself. Neither changes an answer.
+    ``speculation`` drafts tokens from the text itself. Neither changes an answer. ``adapters`` are
+    folders by the name by which requests choose one: PEFT's LoRA or prefix tuning, or a checkpoint
+    of P-Tuning v2; ``load_adapter`` adds others later.
 
     Not for use from several threads at a time; ``AsyncLLM`` is for that.
 
@@ -58,6 +61,7 @@ class LLM:
         kv_memory: int | str | None = None,
         prefix_caching: bool = True,
         speculation: bool = True,
+        adapters: Adapters = None,
     ) -> None:
         if not isinstance(model, LoadedModel):
             model = load(model, weights=weights, family=family, num_threads=num_threads)
@@ -70,6 +74,7 @@ class LLM:
             max_waiting=None,
             prefix_caching=prefix_caching,
             speculation=speculation,
+            adapters=adapters,
         )
 
     @property
@@ -95,6 +100,25 @@ class LLM:
     def stats(self) -> EngineStats:
         return self._session.stats
 
+    @property
+    def adapters(self) -> list[str]:
+        """Names that ``adapter=`` may have."""
+        return self._session.adapters.names
+
+    def load_adapter(self, name: str, folder: str | os.PathLike[str]) -> None:
+        """Read an adapter, which requests may name from now on.
+
+        Raises:
+            InvalidParameterError: the name is taken.
+            CheckpointError: the folder is at fault, or does not fit the model; the message says
+                how.
+        """
+        self._session.adapters.load(name, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; requests that run with it end with it. Raises AdapterNotFoundError."""
+        self._session.adapters.unload(name)
+
     @overload
     def chat(
         self,
@@ -105,6 +129,7 @@ class LLM:
         tool_choice: ToolChoice = "auto",
         thinking: bool | None = None,
         priority: int = 0,
+        adapter: str | None = None,
         stream: Literal[False] = False,
     ) -> RequestOutput: ...
 
@@ -118,6 +143,7 @@ class LLM:
         tool_choice: ToolChoice = "auto",
         thinking: bool | None = None,
         priority: int = 0,
+        adapter: str | None = None,
         stream: Literal[True],
     ) -> Generator[RequestOutput, None, None]: ...
 
@@ -130,6 +156,7 @@ class LLM:
         tool_choice: ToolChoice = "auto",
         thinking: bool | None = None,
         priority: int = 0,
+        adapter: str | None = None,
         stream: bool = False,
     ) -> RequestOutput | Generator[RequestOutput, None, None]:
         """The model's next message in a conversation.
@@ -137,17 +164,18 @@ class LLM:
         ``tools`` are OpenAI's; an answer that calls some ends with "tool_calls". ``tool_choice``
         is OpenAI's too: "required" or the name of a tool make the answer a call, "none" offers no
         tool. ``thinking`` asks a model that can do both to think first or not. A request of lower
-        ``priority`` is served sooner. With ``stream`` an iterator of the answer as it grows;
-        closing it aborts the request.
+        ``priority`` is served sooner. ``adapter`` is the name of one that was loaded. With
+        ``stream`` an iterator of the answer as it grows; closing it aborts the request.
 
         Raises:
             PromptTooLongError: the conversation fills the context.
             InvalidParameterError: messages or tools that the family cannot express, a constraint
                 that cannot be read.
+            AdapterNotFoundError: no adapter of this name is loaded.
             GenerationError: the model produced no usable logits.
         """
         prepared = self._session.prepare_chat(
-            messages, params, tools, tool_choice, thinking, priority
+            messages, params, tools, tool_choice, thinking, priority, adapter
         )
         return self._stream([prepared]) if stream else self._finish([prepared])[0]
 
@@ -159,6 +187,7 @@ class LLM:
         *,
         allow_special: bool = False,
         priority: int = 0,
+        adapter: str | None = None,
         progress: bool = False,
         stream: Literal[False] = False,
     ) -> list[RequestOutput]: ...
@@ -171,6 +200,7 @@ class LLM:
         *,
         allow_special: bool = False,
         priority: int = 0,
+        adapter: str | None = None,
         progress: bool = False,
         stream: Literal[True],
     ) -> Generator[RequestOutput, None, None]: ...
@@ -182,6 +212,7 @@ class LLM:
         *,
         allow_special: bool = False,
         priority: int = 0,
+        adapter: str | None = None,
         progress: bool = False,
         stream: bool = False,
     ) -> list[RequestOutput] | Generator[RequestOutput, None, None]:
@@ -191,11 +222,11 @@ class LLM:
         whose request failed has the finish reason "error" and tells why in ``error`` (a single
         prompt raises it). With ``stream`` they are interleaved as they grow; ``index`` says whose
         each is. ``allow_special`` lets the text of control tokens in a prompt become those tokens.
-        ``progress`` shows a bar on standard error.
+        ``adapter`` is the name of one that was loaded. ``progress`` shows a bar on standard error.
 
         Raises: as ``chat``.
         """
-        prepared = self._session.prepare_prompts(prompts, params, allow_special, priority)
+        prepared = self._session.prepare_prompts(prompts, params, allow_special, priority, adapter)
         return self._stream(prepared) if stream else self._finish(prepared, progress)
 
     @overload

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
+from glimmer.adapter_pool import AdapterPool, load_all
 from glimmer.answer import Answer
 from glimmer.architecture import TextLayout
 from glimmer.chat import AnswerParser, Message, ToolSpec, to_messages, to_tools
@@ -37,6 +38,8 @@ Params = SamplingParams | Sequence[SamplingParams] | None
 Messages = Sequence[Message | Mapping[str, object]]
 Tools = Sequence[Mapping[str, object] | ToolSpec] | None
 ToolChoice = Literal["auto", "none", "required"] | Mapping[str, object]
+Adapters = Mapping[str, str | os.PathLike[str]] | None
+"""By name, the folders of adapters."""
 KVCacheKind = Literal["auto", "float16", "float32", "int8"]
 
 # What a KV cache may take of free memory unless the caller says.
@@ -112,6 +115,7 @@ class Session:
         max_waiting: int | None,
         prefix_caching: bool,
         speculation: bool,
+        adapters: Adapters = None,
     ) -> None:
         for name, value in (("max_num_seqs", max_num_seqs), ("max_waiting", max_waiting)):
             if value is not None and value < 1:
@@ -127,6 +131,8 @@ class Session:
             model, dtype, max_num_seqs, max_model_len, kv_memory
         )
         self._block_bytes = kv_block_bytes(model.architecture, dtype)
+        self.adapters = AdapterPool(model, dtype)
+        load_all(self.adapters, adapters)
         self.cache = model.runner.new_cache(num_blocks, dtype)
         self.engine = Engine(
             model.runner,
@@ -150,8 +156,9 @@ class Session:
 
     @property
     def memory_bytes(self) -> int:
-        """Of the weights and, when it is full, of the KV cache."""
-        return self.model.weights_bytes + self.cache.num_blocks * self._block_bytes
+        """Of the weights, the adapters and, when it is full, the KV cache."""
+        cache = self.cache.num_blocks * self._block_bytes
+        return self.model.weights_bytes + self.adapters.size_bytes + cache
 
     def encode_prompts(self, prompts: Prompt | Sequence[Prompt]) -> list[Sequence[int]]:
         """Token ids of texts that get no answer.
@@ -189,8 +196,9 @@ class Session:
         tool_choice: ToolChoice,
         thinking: bool | None,
         priority: int,
+        adapter: str | None,
     ) -> Prepared:
-        """Raises InvalidParameterError, TokenizerError."""
+        """Raises InvalidParameterError, AdapterNotFoundError, TokenizerError."""
         template, specs = self.model.chat_template, to_tools(tools)
         turns = to_messages(messages)
         self.refuse_hopeless(turn.content for turn in turns)
@@ -221,12 +229,18 @@ class Session:
             thought_end=self.model.thought_end(thinking),
             guards_by_default=True,
             priority=priority,
+            adapter=adapter,
         )
 
     def prepare_prompts(
-        self, prompts: Prompt | Sequence[Prompt], params: Params, allow_special: bool, priority: int
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: Params,
+        allow_special: bool,
+        priority: int,
+        adapter: str | None,
     ) -> list[Prepared]:
-        """Raises InvalidParameterError, TokenizerError."""
+        """Raises InvalidParameterError, AdapterNotFoundError, TokenizerError."""
         given = as_prompts(prompts)
         if params is None or isinstance(params, SamplingParams):
             params = [params or self.default_params] * len(given)
@@ -236,7 +250,9 @@ class Session:
                 f"but there are {len(params)}."
             )
         return [
-            self._prepare(index, prompt, p, allow_special=allow_special, priority=priority)
+            self._prepare(
+                index, prompt, p, allow_special=allow_special, priority=priority, adapter=adapter
+            )
             for index, (prompt, p) in enumerate(zip(given, params, strict=True))
         ]
 
@@ -312,7 +328,9 @@ class Session:
         guards_by_default: bool = False,
         priority: int = 0,
         layout: TextLayout | None = None,
+        adapter: str | None = None,
     ) -> Prepared:
+        weights = self.adapters.find(adapter)
         # A model without tokenizer files still continues token ids.
         needs_text = isinstance(prompt, str) or self.model.has_tokenizer
         tokenizer = self.model.tokenizer if needs_text else None
@@ -340,6 +358,7 @@ class Session:
                 fork_of=first if number else None,
                 make_constraint=make_constraint,
                 layout=layout,
+                adapter=weights,
             )
             for number, request_id in enumerate(ids)
         )

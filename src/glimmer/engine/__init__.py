@@ -1,5 +1,6 @@
 """Requests in, tokens out. Knows no text."""
 
+from glimmer.engine.adapter_weights import AdapterWeights
 from glimmer.engine.constraint import Constraint, TokenConstraint
 from glimmer.engine.engine import Engine, EngineStats, StepOutput, TokenLogprobs
 from glimmer.engine.loop_guard import LoopLimits
@@ -8,6 +9,7 @@ from glimmer.engine.sampling_params import SamplingParams
 from glimmer.engine.sequence import FinishReason
 
 __all__ = [
+    "AdapterWeights",
     "Constraint",
     "Engine",
     "EngineStats",

@@ -30,6 +30,9 @@ def build_step(scheduled: SequenceOf[ScheduledSequence], vocab_size: int) -> Ste
     for row, table in zip(block_tables, tables, strict=True):
         row[: len(table)] = table
     positions, block_positions, context_lengths = _layouts(scheduled)
+    adapters = [item.sequence.request.adapter for item in scheduled]
+    loras = [None if adapter is None else adapter.lora for adapter in adapters]
+    prefixes = [None if adapter is None else adapter.prefix for adapter in adapters]
     return StepInput(
         positions=positions,
         block_positions=block_positions,
@@ -40,6 +43,8 @@ def build_step(scheduled: SequenceOf[ScheduledSequence], vocab_size: int) -> Ste
             [item.sequence.num_computed + item.num_tokens for item in scheduled], np.int32
         ),
         block_tables=block_tables,
+        loras=loras if any(loras) else (),
+        prefixes=prefixes if any(prefixes) else (),
         logit_rows=np.array(logit_rows, np.int32),
         sampling=build_sampling([i.sequence for i in scheduled if i.num_logits], vocab_size)
         if logit_rows

@@ -3,7 +3,7 @@
 A block's hash covers its tokens, where they stand if that is not just their order, and, through
 the hash before it, all before them: equal hashes mean equal keys and values, bit for bit. Where a
 network shows the whole context to each of its tokens, the chain starts with the whole context, so
-that only texts with that context share.
+that only texts with that context share. Texts of different adapters share nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ def _numbers(token_ids: Sequence[int], layout: TextLayout | None, indices: range
     return [*tokens, *map(layout.position, indices), *map(layout.block_position, indices)]
 
 
-def root(token_ids: Sequence[int], layout: TextLayout | None) -> bytes:
-    """What the chain of a text starts with: the context, which is seen by all of it."""
+def root(token_ids: Sequence[int], layout: TextLayout | None, adapter: bytes = b"") -> bytes:
+    """What the chain of a text starts with: the context, which is seen by all of it, and the digest
+    of what changes the network for it."""
     context = range(layout.context_length if layout is not None else 0)
-    return _digest(b"", _numbers(token_ids, layout, context))
+    return _digest(adapter, _numbers(token_ids, layout, context))
 
 
 def extend(

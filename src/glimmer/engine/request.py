@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from glimmer.architecture import TextLayout
+from glimmer.engine.adapter_weights import AdapterWeights
 from glimmer.engine.constraint import TokenConstraint
 from glimmer.engine.loop_guard import LoopLimits
 from glimmer.engine.sampling_params import SamplingParams
@@ -31,3 +32,4 @@ class Request:
     layout: TextLayout | None = None
     """Where the prompt's tokens stand, in a network with blanks; None for where the network itself
     finds them to stand."""
+    adapter: AdapterWeights | None = None

@@ -43,7 +43,11 @@ class Sequence:
         """Tokens that may follow; this step computes them as if they did."""
         self.chain: list[bytes] = []
         """Hashes of its first full blocks."""
-        self.root = prefix_cache.root(self.token_ids, layout)
+        self.root = prefix_cache.root(
+            self.token_ids,
+            layout,
+            request.adapter.digest if request.adapter is not None else b"",
+        )
         self.num_cached = 0
         """Tokens of the prompt that were in the cache when it first ran."""
         self.started = False

@@ -1,0 +1,97 @@
+"""The adapters that requests may name, in the form that the engine runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+
+from glimmer.adapters import Adapter
+from glimmer.engine import AdapterWeights
+from glimmer.errors import AdapterNotFoundError, InvalidParameterError
+from glimmer.loader import LoadedModel
+from glimmer.native import KVPrefix, Lora
+from glimmer.native.model import KVDType
+
+
+class AdapterPool:
+    """Of one model and one type of KV cache. Any thread may call; nothing waits for a step."""
+
+    def __init__(self, model: LoadedModel, kv_dtype: KVDType) -> None:
+        self._model = model
+        self._kv_dtype = kv_dtype
+        self._weights: dict[str, AdapterWeights] = {}
+        self._adding = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._weights)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(weights.size_bytes for weights in list(self._weights.values()))
+
+    def load(self, name: str, folder: str | os.PathLike[str]) -> None:
+        """Read an adapter, which requests may name from now on.
+
+        Raises:
+            InvalidParameterError: the name is taken or empty.
+            CheckpointError: the folder is at fault, or holds NaN; or it does not fit the model.
+            OutOfMemoryError: a prefix does not fit into memory.
+        """
+        self._check_free(name)
+        weights = self._make(self._model.read_adapter(folder))
+        with self._adding:
+            self._check_free(name)
+            self._weights[name] = weights
+
+    def unload(self, name: str) -> None:
+        """Forget an adapter. Requests that have begun with it end with it.
+
+        Raises:
+            AdapterNotFoundError
+        """
+        with self._adding:
+            if self._weights.pop(name, None) is None:
+                raise self._not_found(name)
+
+    def find(self, name: str | None) -> AdapterWeights | None:
+        """None for none. Raises AdapterNotFoundError."""
+        if name is None:
+            return None
+        weights = self._weights.get(name)
+        if weights is None:
+            raise self._not_found(name)
+        return weights
+
+    def _make(self, adapter: Adapter) -> AdapterWeights:
+        adapter.check_finite()
+        native = self._model.native
+        parts = {name: (p.a, p.b, p.scale) for name, p in adapter.low_rank.items()}
+        return AdapterWeights(
+            adapter.digest,
+            Lora(native, parts) if parts else None,
+            None if adapter.prefix is None else KVPrefix(native, adapter.prefix, self._kv_dtype),
+        )
+
+    def _check_free(self, name: str) -> None:
+        if not name:
+            raise InvalidParameterError("An adapter needs a name that is not empty.")
+        if name in self._weights:
+            raise InvalidParameterError(
+                f"There is an adapter called {name!r:.100} already. Take another name, or unload "
+                "that one first."
+            )
+
+    def _not_found(self, name: str) -> AdapterNotFoundError:
+        loaded = ", ".join(self._weights)
+        return AdapterNotFoundError(
+            f"There is no adapter called {name!r:.100} here; there "
+            + (f"are {loaded}." if loaded else "is none: load it first.")
+        )
+
+
+def load_all(pool: AdapterPool, adapters: Mapping[str, str | os.PathLike[str]] | None) -> None:
+    """Raises as ``AdapterPool.load``."""
+    for name, folder in (adapters or {}).items():
+        pool.load(name, folder)
