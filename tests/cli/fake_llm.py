@@ -31,7 +31,13 @@ class FakeLLM:
         self.max_model_len = 4096
         self.asked: list[Any] = []
         self.params: list[SamplingParams] = []
+        self.used: list[str | None] = []
+        """The adapter of each question."""
         self.aborted = 0
+
+    @property
+    def adapters(self) -> list[str]:
+        return list(self.options.get("adapters") or {})
 
     def chat(
         self,
@@ -39,10 +45,12 @@ class FakeLLM:
         params: SamplingParams,
         *,
         thinking: bool | None,
+        adapter: str | None,
         stream: bool,
     ) -> Iterator[RequestOutput]:
         assert stream
         self.asked.append(list(messages))
+        self.used.append(adapter)
         self.params.append(params)
         question = messages[-1]["content"]
         if question.startswith("long"):
@@ -55,10 +63,12 @@ class FakeLLM:
         params: SamplingParams,
         *,
         allow_special: bool,
+        adapter: str | None,
         stream: bool,
     ) -> Iterator[RequestOutput]:
         assert stream
         self.asked.append((list(prompts), allow_special))
+        self.used.append(adapter)
         self.params.append(params)
         return self._answer(prompts[0])
 

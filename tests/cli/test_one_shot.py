@@ -122,7 +122,8 @@ def test_options_reach_the_model(run: Run, llm: FakeLLM) -> None:
     assert params.stop == ("a", "b")
     assert params.loop_guard is False
     assert llm.options == {
-        **{"max_num_seqs": 1, "max_model_len": 99, "kv_cache": "int8", "kv_memory": "1GiB"}
+        **{"max_num_seqs": 1, "max_model_len": 99, "kv_cache": "int8", "kv_memory": "1GiB"},
+        "adapters": {},
     }
 
 

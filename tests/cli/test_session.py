@@ -84,6 +84,19 @@ def test_alt_enter_begins_a_new_line(type_: Type, llm: FakeLLM) -> None:
     assert llm.asked[0][-1]["content"] == "one\ntwo"
 
 
+def test_adapters_are_chosen(type_: Type, llm: FakeLLM, said: Callable[[], str]) -> None:
+    llm.options["adapters"] = {"one": "x", "two": "y"}
+    type_(
+        "a", ENTER, "/adapter two", ENTER, "a", ENTER, "/adapter three", ENTER, "a", ENTER,
+        "/adapter off", ENTER, "a", ENTER,
+    )  # fmt: skip
+    assert llm.used == ["one", "two", "two", None]
+    shown = said()
+    assert "Answers come from the model with two. Other adapters: one." in shown
+    assert "There is no adapter three; there are: one, two." in shown
+    assert "Answers come from the model alone. Other adapters: one, two." in shown
+
+
 def test_exit_leaves(type_: Type, llm: FakeLLM) -> None:
     type_("/exit", ENTER, "hello", ENTER)
     assert llm.asked == []

@@ -40,7 +40,7 @@ def chat(
     """Chat with a model; with -p or piped text, ask it once."""
     from glimmer.cli import sampling
     from glimmer.cli.conversation import Conversation
-    from glimmer.cli.loading import open_llm
+    from glimmer.cli.loading import chosen_adapter, open_llm
     from glimmer.cli.prompt_input import read_question
     from glimmer.errors import UsageError
 
@@ -52,7 +52,13 @@ def chat(
 
         llm = open_llm(model, load_options)
         params = sampling.choose_params(llm, sampling_options)
-        outputs = llm.chat(conversation.messages(question), params, thinking=think, stream=True)
+        outputs = llm.chat(
+            conversation.messages(question),
+            params,
+            thinking=think,
+            adapter=chosen_adapter(llm),
+            stream=True,
+        )
         answer_once(llm, outputs, as_json=as_json, show_stats=show_stats)
         return
     if as_json or not sys.stdout.isatty():

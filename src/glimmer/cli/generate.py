@@ -33,7 +33,7 @@ def generate(
 ) -> None:
     """Continue a text as it is: no roles, no chat template."""
     from glimmer.cli import sampling
-    from glimmer.cli.loading import open_llm
+    from glimmer.cli.loading import chosen_adapter, open_llm
     from glimmer.cli.one_shot import answer_once
     from glimmer.cli.prompt_input import read_prompt
 
@@ -41,5 +41,7 @@ def generate(
     text = read_prompt(prompt)
     llm = open_llm(model, load_options)
     params = sampling.choose_params(llm, sampling_options)
-    outputs = llm.generate([text], params, allow_special=special, stream=True)
+    outputs = llm.generate(
+        [text], params, allow_special=special, adapter=chosen_adapter(llm), stream=True
+    )
     answer_once(llm, outputs, as_json=as_json, show_stats=show_stats)

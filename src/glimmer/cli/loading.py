@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glimmer.cli import terminal
-from glimmer.cli.options import LoadOptions
+from glimmer.cli.options import LoadOptions, named_adapters
 
 if TYPE_CHECKING:
     from glimmer import LLM, LoadedModel
@@ -23,6 +23,7 @@ def open_llm(model: str, options: LoadOptions) -> LLM:
             max_model_len=options.max_model_len,
             kv_cache=options.kv,
             kv_memory=options.kv_memory,
+            adapters=named_adapters(options.adapter or []),
         )
 
 
@@ -57,3 +58,8 @@ def _load_torch(model: str, options: LoadOptions) -> LoadedModel:
     if options.threads is not None:
         runner.set_threads(options.threads)
     return runner.load(model, device=options.device, dtype=options.weights, family=options.family)
+
+
+def chosen_adapter(llm: LLM) -> str | None:
+    """The name of the one that answers first; None for none."""
+    return next(iter(llm.adapters), None)

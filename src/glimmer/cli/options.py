@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -80,6 +81,15 @@ class LoadOptions:
             help="Where torch computes; auto is a GPU if there is one.", rich_help_panel=_LOADING
         ),
     ] = "auto"
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FOLDER",
+            help="Answer with this adapter (LoRA, P-Tuning); of several with the first, until "
+            "/adapter in a chat says otherwise.",
+            rich_help_panel=_LOADING,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +146,27 @@ class SamplingOptions:
         """The values that were set, by their names in ``SamplingParams``."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if value not in (None, [])}
+
+
+def named_adapters(given: Sequence[str]) -> dict[str, str]:
+    """Folders by name, from ``NAME=FOLDER`` or ``FOLDER``, whose last part then is the name.
+
+    Raises:
+        InvalidParameterError: two have one name.
+    """
+    from glimmer.errors import InvalidParameterError
+
+    found: dict[str, str] = {}
+    for text in given:
+        name, separator, folder = text.partition("=")
+        if not separator:
+            name, folder = Path(text).expanduser().resolve().name, text
+        if name in found:
+            raise InvalidParameterError(
+                f"Two adapters are called {name!r}: give them names with NAME=FOLDER."
+            )
+        found[name] = str(Path(folder).expanduser())
+    return found
 
 
 def spread_options(command: Callable[..., None]) -> Callable[..., None]:

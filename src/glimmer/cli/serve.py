@@ -147,6 +147,15 @@ def serve(
         str | None,
         typer.Option(metavar="SIZE", help="For the KV cache: 2GiB.", rich_help_panel=_MODEL),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FOLDER",
+            help="LoRA or P-Tuning that requests may ask for by name; repeatable. With several "
+            "models, say in the configuration file whose it is.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
     family: Annotated[
         str | None,
         typer.Option(help="Name the family instead of recognising it.", rich_help_panel=_MODEL),
@@ -154,6 +163,7 @@ def serve(
 ) -> None:
     """Serve models to programs: the APIs of OpenAI, BigModel (hosted GLM) and Anthropic."""
     from glimmer.cli import terminal
+    from glimmer.cli.options import named_adapters
     from glimmer.errors import InvalidParameterError
     from glimmer.server.config import ModelConfig, load_config
 
@@ -167,7 +177,13 @@ def serve(
         "kv": kv,
         "kv_memory": kv_memory,
         "family": family,
+        "adapters": named_adapters(adapter) if adapter else None,
     }
+    if adapter and len(models or ()) != 1:
+        raise InvalidParameterError(
+            "--adapter goes with one model on the command line. For several, list adapters under "
+            "each model in the configuration file."
+        )
     aliases = {}
     for text in alias or ():
         name, separator, target = text.partition("=")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from glimmer.cli import slash_commands, stats, terminal
 from glimmer.cli.conversation import Conversation, Turn
+from glimmer.cli.loading import chosen_adapter
 from glimmer.cli.one_shot import Thoughts, end_note
 from glimmer.cli.prompt_line import PromptLine
 from glimmer.errors import GlimmerError, PromptTooLongError
@@ -24,6 +25,7 @@ class ChatSession:
         self.llm = llm
         self.params = params
         self.conversation = conversation
+        self.adapter = chosen_adapter(llm)
         self.show_stats = show_stats
         self.last_output: RequestOutput | None = None
         self.left = False
@@ -54,6 +56,7 @@ class ChatSession:
                 self.conversation.messages(question),
                 self.params,
                 thinking=self.conversation.thinking,
+                adapter=self.adapter,
                 stream=True,
             )
             output = self._show(outputs)

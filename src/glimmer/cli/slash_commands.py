@@ -86,6 +86,24 @@ def _params(session: ChatSession, argument: str) -> None:
     session.say(note or sampling.describe(session.params))
 
 
+def _adapter(session: ChatSession, argument: str) -> None:
+    names = session.llm.adapters
+    if argument == "off":
+        session.adapter = None
+    elif argument in names:
+        session.adapter = argument
+    elif argument:
+        session.complain(
+            f"There is no adapter {argument}; there are: {', '.join(names) or 'none'}."
+        )
+        return
+    others = ", ".join(name for name in names if name != session.adapter)
+    session.say(
+        f"Answers come from the model {f'with {session.adapter}' if session.adapter else 'alone'}."
+        + (f" Other adapters: {others}." if others else "")
+    )
+
+
 def _stats(session: ChatSession, argument: str) -> None:
     if session.last_output is None:
         session.say("There is no answer yet.")
@@ -108,6 +126,7 @@ COMMANDS: Mapping[str, SlashCommand] = {
     "reset": SlashCommand(_reset, "forget the conversation"),
     "retry": SlashCommand(_retry, "ask the last question again"),
     "params": SlashCommand(_params, "show or set sampling values", "[name=value ...]"),
+    "adapter": SlashCommand(_adapter, "show, choose or (off) leave an adapter", "[NAME|off]"),
     "stats": SlashCommand(_stats, "speed and memory of the last answer"),
     "exit": SlashCommand(_exit, "leave"),
 }
