@@ -38,6 +38,8 @@ class ModelConfig(BaseModel):
     kv: Literal["auto", "float16", "float32", "int8"] = "auto"
     kv_memory: str | None = None
     """Of its KV cache, such as "2GiB"; by default what the memory budget leaves."""
+    adapters: dict[str, str] = Field(default_factory=dict)
+    """Folders by the names that requests give them."""
 
     @classmethod
     def parse(cls, text: str, **values: Any) -> ModelConfig:

@@ -10,6 +10,7 @@ from typing import Any
 from glimmer.async_llm import AsyncLLM
 from glimmer.engine import Constraint, SamplingParams
 from glimmer.errors import (
+    AdapterNotFoundError,
     GlimmerError,
     OutOfMemoryError,
     PromptTooLongError,
@@ -32,6 +33,7 @@ class Job:
     sampling: Mapping[str, Any]
     """Values of SamplingParams that were asked for; the model's own stand for the others."""
     priority: int = 0
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,7 @@ async def stream(llm: AsyncLLM, job: Job) -> AsyncGenerator[RequestOutput, None]
                 tool_choice=job.tool_choice,
                 thinking=job.thinking,
                 priority=job.priority,
+                adapter=job.adapter,
                 stream=True,
             )
         if isinstance(job, InfillJob):
@@ -106,7 +109,9 @@ async def stream(llm: AsyncLLM, job: Job) -> AsyncGenerator[RequestOutput, None]
             )
             return _fills(outputs)
         assert isinstance(job, TextJob)
-        return await llm.generate(job.prompts, params, priority=job.priority, stream=True)
+        return await llm.generate(
+            job.prompts, params, priority=job.priority, adapter=job.adapter, stream=True
+        )
     except GlimmerError as error:
         raise refusal(error) from error
 
@@ -154,7 +159,9 @@ async def _best(llm: AsyncLLM, job: Job) -> list[RequestOutput]:
     assert isinstance(job, TextJob)
     params = sampling_params(llm, job)
     try:
-        outputs = await llm.generate(job.prompts, params, priority=job.priority)
+        outputs = await llm.generate(
+            job.prompts, params, priority=job.priority, adapter=job.adapter
+        )
         for output in outputs:
             if output.error is not None:
                 raise output.error
@@ -172,6 +179,8 @@ def refusal(error: GlimmerError) -> ApiError:
             return ApiError("context_length", str(error), param="messages")
         case QueueFullError():
             return ApiError("queue_full", str(error), retry_after_s=_RETRY_QUEUE_S)
+        case AdapterNotFoundError():
+            return ApiError("model_not_found", str(error), param="adapter")
         case OutOfMemoryError():
             return ApiError("context_length", str(error))
         case UsageError():

@@ -67,9 +67,22 @@ class ModelPool:
         return next(iter(self._slots))
 
     def names(self) -> list[tuple[str, int]]:
-        """What clients may call the models, aliases last, with the time each became known."""
-        own = [(name, slot.created) for name, slot in self._slots.items()]
-        return own + [(alias, self._slots[to].created) for alias, to in self._aliases.items()]
+        """What clients may call the models, with the time each became known: their own names, those
+        with an adapter ("model:adapter"), then aliases."""
+        slots = self._slots
+        own = [(name, slot.created) for name, slot in slots.items()]
+        own += [(f"{n}:{a}", slot.created) for n, slot in slots.items() for a in _adapters(slot)]
+        return own + [(alias, slots[to].created) for alias, to in self._aliases.items()]
+
+    def split(self, name: str) -> tuple[str, str | None]:
+        """What a client calls a model, as the model's name or alias and the adapter's, if any."""
+        if name in self._slots or name in self._aliases:
+            return name, None
+        model, separator, adapter = name.rpartition(":")
+        slot = self._slots.get(self._aliases.get(model, model))
+        if separator and slot is not None and adapter in _adapters(slot):
+            return model, adapter
+        return name, None
 
     def resolve(self, name: str, told: Collection[str] | None = None) -> str:
         """The model's own name. Where there is none, the error names those ``told``; all if empty.
@@ -77,6 +90,7 @@ class ModelPool:
         Raises:
             ApiError: there is no such model.
         """
+        name, _ = self.split(name)
         name = self._aliases.get(name, name)
         if name not in self._slots:
             raise ApiError(
@@ -224,6 +238,11 @@ class ModelPool:
             trim_heap()
 
 
+def _adapters(slot: _Slot) -> Sequence[str]:
+    """Those that requests may name: of a model that is not loaded, those that it will have."""
+    return list(slot.config.adapters) if slot.llm is None else slot.llm.adapters
+
+
 def _weights_bytes(config: ModelConfig) -> int:
     memory = memory_of(config.source, weights=config.weights, family=config.family)
     return memory.plan.weights
@@ -244,4 +263,5 @@ def _open(config: ModelConfig, kv_memory: int | str | None) -> AsyncLLM:
         kv_cache=config.kv,
         kv_memory=kv_memory,
         max_waiting=config.max_waiting,
+        adapters=config.adapters,
     )

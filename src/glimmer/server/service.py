@@ -75,6 +75,7 @@ class Service:
 
         Raises: ApiError.
         """
+        job = self._with_adapter(job)
         account = await self._admit(job.model, caller)
         totals = Totals()
         try:
@@ -91,6 +92,7 @@ class Service:
 
         Raises: ApiError.
         """
+        job = self._with_adapter(job)
         account = await self._admit(job.model, caller)
         stack = AsyncExitStack()
         try:
@@ -109,6 +111,13 @@ class Service:
 
         Raises: ApiError.
         """
+        if self.pool.split(model)[1] is not None:
+            raise ApiError(
+                "unsupported",
+                "Vectors are made by the model alone, without an adapter: leave that out of the "
+                "model's name.",
+                param="model",
+            )
         account = await self._admit(model, caller)
         usage = Usage(0, 0)
         try:
@@ -132,6 +141,24 @@ class Service:
         if caller.key is not None and not caller.key.allows_model(model):
             caller.key.check(caller.scope, name)  # a key may name an alias
         return model
+
+    def _with_adapter(self, job: Job) -> Job:
+        """A job that names an adapter with its model, as "model:adapter", in two fields.
+
+        Raises:
+            ApiError: it names another one as well.
+        """
+        model, adapter = self.pool.split(job.model)
+        if adapter is None:
+            return job
+        if job.adapter not in (None, adapter):
+            raise ApiError(
+                "conflict",
+                f"The model's name asks for the adapter {adapter!r:.100}, and adapter for "
+                f"{job.adapter!r:.100}: give one.",
+                param="adapter",
+            )
+        return replace(job, model=model, adapter=adapter)
 
     async def _admit(self, name: str, caller: Caller) -> _Account:
         if self.is_draining:

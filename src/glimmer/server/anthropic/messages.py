@@ -38,6 +38,7 @@ async def create_message(
         model=body.model,
         sampling=body.sampling(),
         priority=body.priority,
+        adapter=body.adapter,
         messages=body.turns(),
         tools=body.own_tools(),
         tool_choice=body.choice(),

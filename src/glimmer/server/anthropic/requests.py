@@ -132,6 +132,8 @@ class MessageBody(CountBody):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     """Lower is sooner."""
+    adapter: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """The name of one that the server has loaded for the model."""
     loop_guard: bool | None = None
 
     def sampling(self) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def to_job(body: ChatBody) -> ChatJob:
         model=body.model,
         sampling=body.sampling(),
         priority=body.priority,
+        adapter=body.adapter,
         messages=body.messages,
         tools=body.own_tools(),
         tool_choice=body.tool_choice or "auto",

@@ -32,6 +32,7 @@ async def create_chat_completion(
         model=body.model,
         sampling=body.sampling(),
         priority=body.priority,
+        adapter=body.adapter,
         messages=body.messages,
         tools=body.tools,
         tool_choice=body.tool_choice or "auto",

@@ -31,7 +31,11 @@ async def create_completion(
 ) -> Response:
     """Continue one text or several."""
     job = TextJob(
-        model=body.model, sampling=body.sampling(), priority=body.priority, prompts=body.prompts
+        model=body.model,
+        sampling=body.sampling(),
+        priority=body.priority,
+        adapter=body.adapter,
+        prompts=body.prompts,
     )
     head = {
         "id": f"cmpl-{request_id(request)}",

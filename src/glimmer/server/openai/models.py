@@ -46,8 +46,8 @@ async def list_models(service: ServiceOf, caller: ModelsCaller) -> dict[str, Any
 @router.get("/v1/models/{name:path}", responses=documented(ModelReply))
 async def retrieve_model(name: str, service: ServiceOf, caller: ModelsCaller) -> dict[str, Any]:
     """One of them."""
-    service.resolve(name, caller)
-    return _model(service, name, dict(service.pool.names())[name])
+    own = service.resolve(name, caller)
+    return _model(service, name, dict(service.pool.names())[own])
 
 
 @router.post("/v1/embeddings", responses=documented(Embeddings))

@@ -38,6 +38,7 @@ async def create_response(
         model=body.model,
         sampling=body.sampling(),
         priority=body.priority,
+        adapter=body.adapter,
         messages=body.messages(),
         tools=body.functions(),
         tool_choice=body.chosen_tool(),
