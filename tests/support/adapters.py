@@ -24,7 +24,6 @@ MODULES = (
     "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h",
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "gate_proj", "up_proj", "down_proj",
 )  # fmt: skip
-ATTENTION = ("query_key_value", "self_attention.dense", "q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def random_half(out: int, inputs: int, rank: int, rng: np.random.Generator) -> Half:
@@ -43,13 +42,14 @@ def random_low_rank(
     linears: Sequence[str] = ("attn_", "mlp_", "head"),
     shared_inputs: bool = False,
 ) -> dict[str, LowRank]:
-    """By canonical name, for all dense linears whose names begin so. With ``shared_inputs``
-    queries, keys and values have one A, as they have where they are one tensor."""
+    """By canonical name, for all linears whose names begin so, but not routed experts'. With
+    ``shared_inputs`` queries, keys and values have one A, as they have where they are one tensor.
+    """
     rng = np.random.default_rng(seed)
     found: dict[str, LowRank] = {}
     for name, shape in architecture.weight_shapes().items():
         linear = name.removesuffix(".weight").rpartition(".")[2]
-        is_dense = name.count(".") <= 3 and "norm" not in name
+        is_dense = ".experts." not in name and "norm" not in name
         if len(shape) != 2 or not is_dense or not linear.startswith(tuple(linears)):
             continue
         a, b = random_half(*shape, rank, rng)
