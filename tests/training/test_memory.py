@@ -18,12 +18,13 @@ from glimmer.families import all_families
 from glimmer.training.memory import (
     FinetuneChoices,
     FinetunePlan,
+    adapted,
     linear_layers,
     plan_finetuning,
     training_layout,
 )
 from tests.cli.conftest import run as run
-from tests.support.families import tiny_architecture
+from tests.support.families import tiny_architecture, tiny_weights, write_folder
 
 CHOICES = FinetuneChoices(length=32, dtype="float32", lora_rank=4, prefix_tokens=5)
 
@@ -178,19 +179,91 @@ def test_wrong_use(run: Any, arguments: list[str], said: str) -> None:
 
 # Transformers warns of a name of its own that PEFT asks for.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_counts_are_those_of_peft() -> None:
-    """LoRA on a network that Transformers makes, as PEFT counts what it adds."""
-    peft = pytest.importorskip("peft")
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GlmConfig(**glm_config(tiny_architecture("chatglm3")))
-    model = transformers.GlmForCausalLM(config)
-    assert model.num_parameters() == plan("chatglm3", method="full").total_parameters
-    tuned = peft.get_peft_model(
-        model, peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["full", "freeze", "lora", "ptuning"])
+@pytest.mark.parametrize("family", ["chatglm", "chatglm3", "glm4_0414", "glm45"])
+def test_parameters_and_activations_are_those_of_a_real_network(
+    tmp_path: Path, family: str, method: Any, dtype: Any
+) -> None:
+    """Counts are equal; activations are what autograd holds on to for the backward pass."""
+    torch = pytest.importorskip("torch")
+    architecture = tiny_architecture(
+        family, vocab_size=2000, hidden_size=128, head_dim=32, num_layers=6, intermediate_size=320
     )
-    trained, total = tuned.get_nb_trainable_parameters()
-    found = plan("chatglm3", method="lora")
-    assert (trained, total) == (found.trained_parameters, found.total_parameters)
+    choices = FinetuneChoices(
+        method=method, batch_size=2, length=96, dtype=dtype, lora_rank=8, prefix_tokens=16
+    )
+    found = plan_finetuning(architecture, all_families()[family], choices)
+    model = real_network(tmp_path / "model", family, architecture, choices)
+    parameters = list(model.parameters())
+    # The correction of a router is no parameter of Transformers'.
+    e = architecture.experts
+    corrections = e.num_experts * (6 - e.num_dense_layers) if e else 0
+    assert found.total_parameters == sum(p.numel() for p in parameters) + corrections
+    if not (e and method in ("full", "freeze")):
+        assert found.trained_parameters == sum(p.numel() for p in parameters if p.requires_grad)
+
+    ids = torch.randint(1, 280, (2, 96))
+    mask = torch.ones_like(ids)
+    mask[0, :5] = 0  # padding, so that attention gets a mask
+    if architecture.blanks is not None:
+        ids[:, 50], ids[:, 51] = architecture.blanks.blank_ids[0], architecture.blanks.start_id
+    weights = {p.untyped_storage().data_ptr() for p in parameters}
+    kept = {}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False)
+    assert output.loss.requires_grad
+    size = 4 if dtype == "float32" else 2
+    # Of the logits' 12 + c bytes the log-softmax's 4 are kept; the others come and go.
+    others = 2 * 96 * architecture.vocab_size * (8 + size)
+    assert 0.97 < (found.activations - others) / sum(kept.values()) < 1.1
+
+
+def real_network(path: Path, family: str, a: Any, choices: FinetuneChoices) -> Any:
+    """As a run prepares it."""
+    peft = pytest.importorskip("peft")
+    from glimmer import hf
+    from glimmer.hf import prefix
+
+    found = all_families()[family]
+    layout = training_layout(found)
+    folder = write_folder(path, family, layout.name, a, tiny_weights(a))
+    model = hf.load(folder, dtype=choices.dtype, family=family)
+    if choices.method == "full":
+        return model.requires_grad_(True).train()
+    model.requires_grad_(False)
+    if choices.method == "lora":
+        names = [
+            layout.pieces_of(f"layers.{n}.{module.parts[0]}.weight")[0].tensor
+            for n in range(a.num_layers)
+            for module in adapted(a, linear_layers(a, layout, n))
+        ]
+        targets = [name.removesuffix(".weight") for name in names]
+        config = peft.LoraConfig(r=8, target_modules=targets, task_type="CAUSAL_LM")
+        return peft.get_peft_model(model, config).train()
+    if choices.method == "ptuning":
+        prefix.add_prefix(model, choices.prefix_tokens, choices.prefix_projection)
+    else:
+        for name, parameter in model.named_parameters():
+            last = range(a.num_layers - choices.trained_layers, a.num_layers)
+            parameter.requires_grad_(any(f".layers.{n}." in name for n in last))
+    return model.train()
+
+
+@pytest.mark.parametrize("family", ["chatglm", "chatglm2"])
+def test_a_projected_prefix_is_counted_as_the_bridge_makes_it(tmp_path: Path, family: str) -> None:
+    choices = replace(CHOICES, method="ptuning", prefix_projection=True)
+    architecture = tiny_architecture(family)
+    model = real_network(tmp_path / "model", family, architecture, choices)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert plan(family, method="ptuning", prefix_projection=True).trained_parameters == trained
 
 
 def glm_config(a: Any) -> dict[str, Any]:
@@ -201,54 +274,6 @@ def glm_config(a: Any) -> dict[str, Any]:
         "attention_bias": a.qkv_bias, "tie_word_embeddings": a.tied_head,
         "max_position_embeddings": a.max_position, "pad_token_id": 0,
     }  # fmt: skip
-
-
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", ["full", "lora", "freeze"])
-def test_activations_are_what_autograd_keeps(method: Any, dtype: Any) -> None:
-    """All tensors that the backward pass of a network of Transformers holds on to; of the logits
-    that is the log-softmax alone."""
-    peft = pytest.importorskip("peft")
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    architecture = tiny_architecture(
-        "chatglm3", vocab_size=2000, hidden_size=128, head_dim=32, num_layers=6,
-        intermediate_size=320,
-    )  # fmt: skip
-    model = transformers.GlmForCausalLM(transformers.GlmConfig(**glm_config(architecture)))
-    model = model.to(getattr(torch, dtype))
-    if method == "lora":
-        model = peft.get_peft_model(
-            model, peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
-        )
-    elif method == "freeze":
-        model.requires_grad_(False)
-        for layer in model.model.layers[-2:]:
-            layer.requires_grad_(True)
-    model.train()
-    ids = torch.randint(1, architecture.vocab_size, (2, 96))
-    mask = torch.ones_like(ids)
-    mask[0, -5:] = 0  # padding, so that attention gets a mask
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept = {}
-
-    def keep(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False)
-    found = plan_finetuning(
-        architecture, all_families()["chatglm3"],
-        FinetuneChoices(method=method, batch_size=2, length=96, dtype=dtype),
-    )  # fmt: skip
-    size = 4 if dtype == "float32" else 2
-    # Of the logits' 12 + c bytes the log-softmax's 4 are kept; the others come and go.
-    others = 2 * 96 * architecture.vocab_size * (8 + size)
-    assert found.activations - others == pytest.approx(sum(kept.values()), rel=0.05)
 
 
 # A step of two passes, and the most that the process held beyond what it held before there was a

@@ -5,8 +5,9 @@ All is counted as Transformers, PEFT and PyTorch's AdamW lay it out. For b texts
 
     weights      c for each, 4 bits with their scales for the linear layers of QLoRA: a scale of 8
                  bits for 64 weights, and one of 32 bits for 256 scales (arXiv 2305.14314)
-    trained      LoRA adds r (in + out) to each linear layer, P-Tuning 2 L P kv for its prefix of P
-                 tokens. What is added is float32; what is trained of the network itself keeps c.
+    trained      LoRA adds r (in + out) to each linear layer (``adapted``), P-Tuning 2 L P kv for
+                 its prefix of P tokens. What is added is float32; what is trained of the network
+                 itself keeps c.
     gradients    one number for each that is trained
     optimizer    two, AdamW's moments
     activations  what a layer keeps for the backward pass, in bytes per token:
@@ -14,7 +15,9 @@ All is counted as Transformers, PEFT and PyTorch's AdamW lay it out. For b texts
                      layer inputs  c for each input of a linear layer that is trained; with LoRA 4,
                                    for every layer anew if c is 2, and 4 r
                      attention     c (2 q + 2 q (s + P) / s): queries, output, keys and values, the
-                                   last two repeated for all heads; c s for the mask; 4 per head
+                                   last two repeated for all heads; c s for the mask; 4 per head;
+                                   2 c q more where one layer makes all three, of which the values
+                                   are a view
                      SwiGLU        3 c f: gate, up and the activated gate; GELU: c f
                  and for all layers together (12 + c) V, the logits: as they are, and in float32
                  their log-softmax and two gradients.
@@ -140,6 +143,12 @@ def linear_layers(a: Architecture, layout: Layout, layer: int) -> list[LinearLay
     return list(found.values())
 
 
+def adapted(a: Architecture, modules: Iterable[LinearLayer]) -> list[LinearLayer]:
+    """Those that LoRA adapts: all, but of a mixture of experts attention's alone. There PEFT takes
+    the names of the dense layers for those of the experts, as they once were called."""
+    return [m for m in modules if a.experts is None or m.parts[0].startswith("attn_")]
+
+
 def training_layout(family: Family) -> Layout:
     """The layout in which Transformers runs a family: the one that its exporter writes."""
     weight_map = family.weight_map
@@ -165,7 +174,7 @@ def plan_finetuning(a: Architecture, family: Family, choices: FinetuneChoices) -
         base = math.ceil(size * (network - linear) + _NF4_BYTES * linear)
     if choices.method in ("lora", "qlora"):
         added = trained = choices.lora_rank * sum(
-            module.inputs + module.outputs for modules in layers for module in modules
+            module.inputs + module.outputs for modules in layers for module in adapted(a, modules)
         )
     elif choices.method == "ptuning":
         added = trained = _prefix_parameters(a, family, choices)
@@ -233,12 +242,14 @@ def _activations(
 
 
 def _layer_bytes(
-    a: Architecture, layer: int, modules: Iterable[LinearLayer], choices: FinetuneChoices
+    a: Architecture, layer: int, modules: Sequence[LinearLayer], choices: FinetuneChoices
 ) -> float:
     """What one layer keeps, per token."""
     size, h = _BYTES[choices.dtype], a.hidden_size
     q, kv = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
     trained = choices.method in ("full", "freeze")
+    joined = any({"attn_q", "attn_v"} <= {*module.parts} for module in modules)
+    modules = modules if trained else adapted(a, modules)
     by_part = {part: module for module in modules for part in module.parts}
 
     def inputs(width: int, *parts: str) -> float:
@@ -268,6 +279,8 @@ def _layer_bytes(
     prefix = choices.prefix_tokens if choices.method == "ptuning" else 0
     keys = choices.length + prefix
     kept += size * (2 * q + 2 * q * keys / choices.length + keys) + 4 * a.num_heads
+    if joined and not prefix:  # a prefix is put before a copy of the values
+        kept += size * 2 * q
     kept += inputs(q, "attn_out")
     if not a.has_experts(layer):
         return kept + mlp("", a.intermediate_size)
@@ -277,4 +290,5 @@ def _layer_bytes(
     kept += chosen * (3 * e.intermediate_size + h) + 8 * e.num_experts
     if trained:
         kept += chosen * (h + e.intermediate_size)
+        kept += 4 * h if size < 4 else 0  # what the router sees, in float32
     return kept + mlp("shared.", e.intermediate_size * e.num_shared_experts)
