@@ -6,6 +6,7 @@
     │   ├── PromptTooLongError          the prompt leaves no room in the context
     │   ├── ModelNotFoundError          no such file, folder or release
     │   ├── AdapterNotFoundError        a request names an adapter that is not loaded
+    │   ├── MissingExtraError           a command needs packages that are not installed
     │   └── UnknownInstructionSetError  GLIMMER_ISA names something we do not have
     ├── CheckpointError                 the model's files are at fault           (exit code 1)
     │   ├── UnknownFormatError          not a checkpoint format we read
@@ -20,10 +21,13 @@
     ├── OutputError                     a file could not be written: disk full, no right
     ├── OutOfMemoryError                weights or KV cache do not fit           (exit code 1)
     ├── QueueFullError                  too many requests wait already           (exit code 1)
-    └── GenerationError                 the model produced no usable logits      (exit code 1)
+    ├── GenerationError                 the model produced no usable logits      (exit code 1)
+    └── TrainingError                   a training run cannot go on              (exit code 1)
 
 A message says what was wrong, what was found, what is allowed and what to do.
 """
+
+from __future__ import annotations
 
 
 class GlimmerError(Exception):
@@ -50,6 +54,16 @@ class ModelNotFoundError(UsageError):
 
 class AdapterNotFoundError(UsageError):
     pass
+
+
+class MissingExtraError(UsageError):
+    @classmethod
+    def of(cls, package: str | None) -> MissingExtraError:
+        """The error for a package of the extra "train" that cannot be imported."""
+        return cls(
+            f"This needs {package or 'a package'}, which is not installed. Install the training "
+            "side: pip install 'glimmer-lm[train]'"
+        )
 
 
 class UnknownInstructionSetError(UsageError):
@@ -109,4 +123,8 @@ class QueueFullError(GlimmerError):
 
 
 class GenerationError(GlimmerError):
+    pass
+
+
+class TrainingError(GlimmerError):
     pass

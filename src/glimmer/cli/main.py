@@ -17,6 +17,7 @@ from glimmer.cli.convert import convert, quantize
 from glimmer.cli.data import data
 from glimmer.cli.doctor import doctor
 from glimmer.cli.env import env
+from glimmer.cli.finetune import finetune
 from glimmer.cli.generate import generate
 from glimmer.cli.infill import infill
 from glimmer.cli.keys import keys
@@ -53,6 +54,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "quantize": quantize,
     "merge": merge,
+    "finetune": finetune,
     "env": env,
 }
 for name, command in _COMMANDS.items():

@@ -1,1 +1,34 @@
-"""Fine-tuning and pre-training (extra "train"), on Transformers, PEFT, TRL and Accelerate."""
+"""Fine-tuning and pre-training (extra "train"), on Transformers, PEFT, TRL and Accelerate.
+
+Importing this imports no torch: a name's module is imported when the name is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glimmer.training.config import FinetuneConfig, load_config
+    from glimmer.training.finetuning.run import Finetuned, finetune
+
+_MODULES = {
+    "FinetuneConfig": "glimmer.training.config",
+    "Finetuned": "glimmer.training.finetuning.run",
+    "finetune": "glimmer.training.finetuning.run",
+    "load_config": "glimmer.training.config",
+}
+__all__ = ["FinetuneConfig", "Finetuned", "finetune", "load_config"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from glimmer.errors import MissingExtraError
+
+    try:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("glimmer"):
+            raise
+        raise MissingExtraError.of(error.name) from error

@@ -1,0 +1,31 @@
+"""What the libraries of the training side say to each other is not for the user."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers.utils import logging
+
+# By the beginning of the message: warnings about one library's use of another.
+_MESSAGES = (
+    "`is_gradient_checkpointing` is deprecated",  # PEFT asks transformers by its old name
+)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Neither these warnings nor transformers' own bars and notices, inside the block."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            for message in _MESSAGES:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,82 @@
+"""The text side of a checkpoint, without its weights: family, tokenizer, chat. Knows no torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from glimmer.architecture import Architecture
+from glimmer.catalogue import find_file
+from glimmer.checkpoints import Checkpoint, PackedCheckpoint, open_checkpoint
+from glimmer.checkpoints.json_file import read_object
+from glimmer.errors import TokenizerError
+from glimmer.families import Family
+from glimmer.families.family import Chat
+from glimmer.model_source import find_architecture, find_family
+from glimmer.packed_source import PackedSource
+from glimmer.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TextSide:
+    """What turns conversations into ids for one model, and what its network is."""
+
+    path: Path
+    family: Family
+    architecture: Architecture
+    tokenizer: Tokenizer
+    chat: Chat
+    stop_token_ids: tuple[int, ...]
+    """The ids that end an answer."""
+    pad_token_id: int
+    """What rows are filled with; the network does not see it."""
+    jinja: str | None
+    """The chat template that came with the files, if one did."""
+
+
+def open_text(model: str | os.PathLike[str], family: str | None = None) -> TextSide:
+    """The text side of a file, folder or release.
+
+    Raises:
+        ModelNotFoundError: no such path or release.
+        CheckpointError: the files are at fault.
+        TokenizerError: they hold no tokenizer.
+        InvalidParameterError: a packed folder, whose weights are the engine's alone.
+    """
+    path, _ = find_file(model)
+    with open_checkpoint(path) as checkpoint:
+        if isinstance(checkpoint, PackedCheckpoint):
+            raise PackedSource.refusal(checkpoint)
+        return _text_side(checkpoint, family)
+
+
+def _text_side(checkpoint: Checkpoint, family: str | None) -> TextSide:
+    found = find_family(checkpoint, family)
+    if not found.has_tokenizer(checkpoint):
+        raise TokenizerError(
+            f"{checkpoint.path} holds no tokenizer, so no text can be trained on: add the files of "
+            "its release's tokenizer."
+        )
+    tokenizer = found.tokenizer(checkpoint)
+    stop_token_ids = tuple(found.stop_token_ids(tokenizer))
+    pad_token_id = checkpoint.metadata.get("pad_token_id")
+    return TextSide(
+        path=Path(checkpoint.path),
+        family=found,
+        architecture=find_architecture(checkpoint, found),
+        tokenizer=tokenizer,
+        chat=found.chat(checkpoint, tokenizer),
+        stop_token_ids=stop_token_ids,
+        pad_token_id=pad_token_id if isinstance(pad_token_id, int) else stop_token_ids[0],
+        jinja=_jinja(checkpoint),
+    )
+
+
+def _jinja(checkpoint: Checkpoint) -> str | None:
+    own = checkpoint.metadata.get("tokenizer.chat_template")
+    if own is None and (file := checkpoint.file("chat_template.jinja")) is not None:
+        own = file.read_text(encoding="utf-8")
+    if own is None and (file := checkpoint.file("tokenizer_config.json")) is not None:
+        own = read_object(file).get("chat_template")
+    return own if isinstance(own, str) else None

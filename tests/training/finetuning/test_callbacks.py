@@ -1,0 +1,44 @@
+"""The guard on the loss says what went wrong, and where."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from glimmer.errors import TrainingError
+from glimmer.training.finetuning.callbacks import LossGuard
+
+
+def log(guard: LossGuard, step: int, loss: float, norm: float) -> None:
+    logs = {"loss": loss, "grad_norm": norm, "learning_rate": 0.25}
+    guard.on_log(None, SimpleNamespace(global_step=step), None, logs=logs)
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "said"),
+    [
+        (
+            float("nan"),
+            1.0,
+            r"Step 8: the loss is nan \(learning rate 0.25, gradient of length 1\)",
+        ),
+        (float("inf"), 1.0, "Step 8: the loss is inf"),
+        (1.0, float("nan"), "Step 8: the gradient's length is nan"),
+        (0.0, 1.0, "Step 8: the loss is exactly 0"),
+    ],
+)
+def test_what_ends_a_run(loss: float, norm: float, said: str) -> None:
+    guard = LossGuard(scaled=False)
+    log(guard, 7, 2.0, 3.5)
+    with pytest.raises(TrainingError, match=said) as caught:
+        log(guard, 8, loss, norm)
+    assert loss == 0.0 or "the loss 2 and a gradient of length 3.5" in str(caught.value)
+
+
+def test_a_scaled_gradient_may_overflow() -> None:
+    log(LossGuard(scaled=True), 1, 1.0, float("inf"))
+
+
+def test_other_logs_are_left_alone() -> None:
+    LossGuard(scaled=False).on_log(None, None, None, logs={"eval_loss": 0.0})
