@@ -25,6 +25,7 @@ from glimmer.cli.list import list_releases
 from glimmer.cli.merge import merge
 from glimmer.cli.migrate import migrate
 from glimmer.cli.plan import plan
+from glimmer.cli.pretrain import pretrain
 from glimmer.cli.pull import pull, remove
 from glimmer.cli.serve import serve
 from glimmer.cli.show import show
@@ -55,6 +56,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "quantize": quantize,
     "merge": merge,
     "finetune": finetune,
+    "pretrain": pretrain,
     "env": env,
 }
 for name, command in _COMMANDS.items():

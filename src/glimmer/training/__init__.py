@@ -11,14 +11,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from glimmer.training.config import FinetuneConfig, load_config
     from glimmer.training.finetuning.run import Finetuned, finetune
+    from glimmer.training.pretraining.config import PretrainConfig
+    from glimmer.training.pretraining.run import Pretrained, pretrain
 
 _MODULES = {
     "FinetuneConfig": "glimmer.training.config",
     "Finetuned": "glimmer.training.finetuning.run",
+    "PretrainConfig": "glimmer.training.pretraining.config",
+    "Pretrained": "glimmer.training.pretraining.run",
     "finetune": "glimmer.training.finetuning.run",
     "load_config": "glimmer.training.config",
+    "pretrain": "glimmer.training.pretraining.run",
 }
-__all__ = ["FinetuneConfig", "Finetuned", "finetune", "load_config"]
+__all__ = [
+    "FinetuneConfig",
+    "Finetuned",
+    "PretrainConfig",
+    "Pretrained",
+    "finetune",
+    "load_config",
+    "pretrain",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,214 @@
+"""One pre-training run from its config to its model."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from transformers import PrinterCallback, TrainerCallback
+from transformers.utils.logging import disable_progress_bar
+
+from glimmer.families.chatglm.tokenizer import ChatGLMTokenizer
+from glimmer.training.blank_infilling import KINDS, BlankTokens, Kind, Row
+from glimmer.training.finetuning.callbacks import LossGuard, ProgressBar, StopOnSignal
+from glimmer.training.pretraining import output, texts
+from glimmer.training.pretraining.config import PretrainConfig
+from glimmer.training.pretraining.corpus import Corpus, SentenceMarks, TrainingRows
+from glimmer.training.pretraining.measures import Score, to_metrics, unigram_score
+from glimmer.training.pretraining.network import (
+    BlankInfillingNetwork,
+    RowDataset,
+    known_network,
+    new_network,
+)
+from glimmer.training.pretraining.trainer import BlankTrainer, training_arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """How a run ended."""
+
+    model: Path | None
+    """The folder of the finished model; None for a run that was stopped."""
+    checkpoint: Path | None
+    """Where a stopped run goes on from (``resume``); None for one that reached its end."""
+    steps: int
+    losses: tuple[Mapping[str, float], ...]
+    """As logged: ``step``, ``loss`` and the loss of each kind, such as ``mask_loss``."""
+    scores: Mapping[Kind, Score]
+    """Of blanks in held-out texts, by kind; empty without such texts or for a stopped run."""
+    unigram: Mapping[Kind, Score]
+    """Of a guess by frequencies alone, on the same blanks."""
+    num_parameters: int
+    num_tokens: int
+    """Of all texts to train on."""
+    seconds: float
+    """Of training and measuring."""
+    is_main: bool
+    """Whether this process is the one that writes and speaks."""
+
+
+def pretrain(
+    config: PretrainConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Pretrained:
+    """Train a network to fill blanks, as ``config`` says, and write it to ``config.output``.
+
+    Under `accelerate launch` each process calls it. A run that is stopped by Ctrl-C or SIGTERM
+    saves a checkpoint, from which ``resume`` goes on with the very losses it would have had.
+
+    Raises:
+        UsageError: the config and the texts do not go together; the message says how.
+        TrainingError: the loss is no number.
+        OutputError: a file could not be written.
+    """
+    console = console or Console(stderr=True)
+    documents, held_out = texts.split_documents(config)
+    if resume or int(os.environ.get("RANK", "0")) == 0:
+        output.prepare(config, resume=resume, overwrite=overwrite)
+    if resume:
+        tokenizer = texts.read_tokenizer(config.output / output.TOKENIZER)
+    else:
+        with console.status("Reading the texts ..."):
+            tokenizer = texts.find_tokenizer(config, documents)
+        output.write_tokenizer(tokenizer, config.output / output.TOKENIZER)
+    tokens = texts.blank_tokens(tokenizer)
+    pad_id = tokenizer.special_tokens.get("<pad>", tokens.end)
+    marks = SentenceMarks.of(tokenizer)
+
+    def corpus(of: list[str]) -> Corpus:
+        encoded = texts.encode(of, tokenizer)
+        return Corpus(encoded, marks, config.objective, config.row_length)
+
+    training = corpus(documents)
+    rows = TrainingRows(training, config.objective, tokens, config.row_length, pad_id, config.seed)
+    if config.base is not None:
+        model = known_network(config.base)
+    else:
+        model = new_network(config, tokens, tokenizer.vocab_size, pad_id)
+    measured = _held_out_rows(config, corpus(held_out), rows) if held_out else {}
+    trainer, callbacks = _trainer(config, model, tokenizer, rows, measured, tokens, console)
+    started = time.monotonic()
+    found = output.last_checkpoint(config.output) if resume else None
+    stop, bar = callbacks
+    with stop.listening(), bar:
+        trainer.train(resume_from_checkpoint=None if found is None else str(found))
+    scores: Mapping[Kind, Score] = {}
+    target = config.output / output.MODEL
+    is_main = trainer.is_world_process_zero()
+    if not stop.stopped:
+        scores = trainer.measure()
+        if is_main:
+            unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+            output.write_model(unwrapped, tokenizer, target)
+    counts = training.counts(model.config.vocab_size)
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    result = Pretrained(
+        model=None if stop.stopped else target,
+        checkpoint=output.last_checkpoint(config.output) if stop.stopped else None,
+        steps=trainer.state.global_step,
+        losses=tuple(history),
+        scores=scores,
+        unigram={k: unigram_score(v, counts, tokens.end) for k, v in measured.items()},
+        num_parameters=model.num_parameters(),
+        num_tokens=training.num_tokens,
+        seconds=time.monotonic() - started,
+        is_main=is_main,
+    )
+    if is_main:
+        output.write_report(config.output, _report(result, config, trainer, rows))
+    return result
+
+
+def _held_out_rows(
+    config: PretrainConfig, corpus: Corpus, like: TrainingRows
+) -> dict[Kind, list[Row]]:
+    """The rows to measure on, for each kind that is trained."""
+    found: dict[Kind, list[Row]] = {}
+    for kind in KINDS:
+        if config.mix.get(kind, 0) > 0:
+            rows = TrainingRows(
+                corpus, like.objective, like.tokens, like.row_length, like.pad_id, config.seed, kind
+            )
+            count = min(config.held_out_rows, rows.rows_per_pass)
+            found[kind] = [rows.row(i) for i in range(count)]
+    return found
+
+
+def _trainer(
+    config: PretrainConfig,
+    model: BlankInfillingNetwork,
+    tokenizer: ChatGLMTokenizer,
+    rows: TrainingRows,
+    held_out: Mapping[Kind, list[Row]],
+    tokens: BlankTokens,
+    console: Console,
+) -> tuple[BlankTrainer, tuple[StopOnSignal, ProgressBar]]:
+    arguments = training_arguments(config, config.output / output.CHECKPOINTS)
+    per_step = config.batch_size * config.gradient_accumulation * arguments.world_size
+    trainer = BlankTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=RowDataset(rows, config.steps * per_step),
+        held_out=held_out,
+        end_id=tokens.end,
+    )
+    trainer.remove_callback(PrinterCallback)  # it writes to standard output
+    disable_progress_bar()  # of each file that is written
+    stop, bar = StopOnSignal(), ProgressBar(console)
+    # The guard on the loss comes before what would save: it ends the run first.
+    guard = LossGuard(scaled=config.mixed_precision == "fp16")
+    for callback in (guard, stop, bar, _CompleteCheckpoints(tokenizer)):
+        trainer.add_callback(callback)
+    if config.tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+
+        writer = SummaryWriter(str(config.output / output.TENSORBOARD))
+        trainer.add_callback(TensorBoardCallback(writer))
+    return trainer, (stop, bar)
+
+
+class _CompleteCheckpoints(TrainerCallback):
+    """Each checkpoint is a model as well: it has the tokenizer."""
+
+    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            output.complete(folder, self._tokenizer)
+
+
+def _report(
+    result: Pretrained, config: PretrainConfig, trainer: BlankTrainer, rows: TrainingRows
+) -> dict[str, Any]:
+    return {
+        "finished": result.model is not None,
+        "config": config.model_dump(mode="json"),
+        "parameters": result.num_parameters,
+        "texts": len(rows.corpus.texts),
+        "tokens": result.num_tokens,
+        "rows_per_pass": rows.rows_per_pass,
+        "passes": result.steps
+        * trainer.args.train_batch_size
+        * trainer.args.gradient_accumulation_steps
+        * trainer.args.world_size
+        / rows.rows_per_pass,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "losses": list(result.losses),
+        "evaluations": [e for e in trainer.state.log_history if "eval_loss" in e],
+        "held_out": to_metrics(result.scores) if result.scores else None,
+        "held_out_tokens": {kind: score.num_tokens for kind, score in result.scores.items()},
+        "unigram": {kind: asdict(score) for kind, score in result.unigram.items()},
+    }
