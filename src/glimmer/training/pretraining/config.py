@@ -77,7 +77,6 @@ class PretrainConfig(BaseModel):
     max_length: int | None = Field(
         None, ge=16, description="Its longest text in tokens; by default 2048."
     )
-    init_std: float = Field(0.02, gt=0, description="Standard deviation of new weights.")
 
     mix: dict[Kind, float] = Field(
         default_factory=lambda: dict(Objective().mix),

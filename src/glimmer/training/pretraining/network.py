@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
 from glimmer.families.chatglm.export import SEVERAL_BLANKS
+from glimmer.families.chatglm.family import RESIDUAL_SCALE
 from glimmer.hf.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glimmer.training.blank_infilling import IGNORED, BlankTokens, Row
 from glimmer.training.pretraining.config import PretrainConfig
 from glimmer.training.pretraining.corpus import TrainingRows
 
 DEFAULT_MAX_LENGTH = 2048
+_GELU_RMS = 0.65
+"""Root mean square of GELU's output for a normal input."""
 Batch = dict[str, torch.Tensor]
 
 
 class BlankInfillingNetwork(ChatGLMForConditionalGeneration):
     """Computes logits where something is predicted, and there alone: most places are context."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
@@ -72,11 +77,32 @@ def new_network(
         pad_token_id=pad_id,
         mask_token_id=tokens.mask,
         gmask_token_id=tokens.gmask,
-        initializer_range=config.init_std,
         **{SEVERAL_BLANKS: True},
     )
     torch.manual_seed(config.seed)
-    return BlankInfillingNetwork(settings)
+    network = BlankInfillingNetwork(settings)
+    _draw_weights(network)
+    return network
+
+
+def _draw_weights(network: BlankInfillingNetwork) -> None:
+    """Matrices that keep the variance of what they are given; embeddings as the config says.
+
+    A block adds what it computes to its normed input times √56, whatever the number of layers (see
+    ``RESIDUAL_SCALE``): made for 28 of them. In a network of few layers what they add would drown,
+    and it would learn little but frequencies. So what each adds begins larger, by as much as there
+    are fewer: in all of them the variance of the input once more, as it is with 28.
+    """
+    layers = network.transformer.layers
+    share = RESIDUAL_SCALE / math.sqrt(2 * len(layers))
+    for layer in layers:
+        for linear, gain in (
+            (layer.attention.query_key_value, 1.0),
+            (layer.attention.dense, share),
+            (layer.mlp.dense_h_to_4h, 1.0),
+            (layer.mlp.dense_4h_to_h, share / _GELU_RMS),
+        ):
+            nn.init.normal_(linear.weight, std=gain / math.sqrt(linear.in_features))
 
 
 def known_network(path: str) -> BlankInfillingNetwork:

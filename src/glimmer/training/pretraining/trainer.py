@@ -19,6 +19,8 @@ from glimmer.training.pretraining.network import BlankInfillingNetwork, collate
 class BlankTrainer(Trainer):
     """``held_out`` has, by kind, the rows that are measured; ``end_id`` ends a span."""
 
+    control: Any
+
     def __init__(
         self, *args: Any, held_out: Mapping[Kind, Sequence[Row]], end_id: int, **values: Any
     ) -> None:
