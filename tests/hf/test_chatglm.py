@@ -171,6 +171,31 @@ def test_gradient_checkpointing_gives_the_same_gradients(reentrant: bool) -> Non
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+# PEFT asks for what transformers has renamed.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_lora_trains_with_gradient_checkpointing_and_generates() -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=2, target_modules=["query_key_value", "dense_4h_to_h"]
+    )
+    model = peft.get_peft_model(network(), config).train()
+    model.base_model.model.activation_checkpointing_enable()
+    model.enable_input_require_grads()
+    ids, padding = batch(TEXTS)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    losses = []
+    for _ in range(4):
+        loss = model(ids, attention_mask=padding, labels=ids, use_cache=False).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    prompt = torch.tensor([TEXTS[0][:6]])
+    made = model.eval().generate(input_ids=prompt, max_new_tokens=3, do_sample=False)
+    assert made.shape[1] > prompt.shape[1]
+
+
 def test_a_mask_of_pairs_is_taken_as_it_is() -> None:
     """As for blank infilling with several texts in one row."""
     model = network()

@@ -162,16 +162,20 @@ def test_device_and_device_map(tmp_path: Path) -> None:
         hf.load(source, device="cpu", device_map="auto")
 
 
-def test_a_part_on_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "layout"), [("chatglm", "official"), ("glm45", "native")])
+def test_a_part_on_disk(tmp_path: Path, family: str, layout: str) -> None:
     """accelerate keeps there what memory does not hold, and brings it when its turn comes."""
-    source = folder(tmp_path, "glm4_0414", "native", dtype="float32")
+    source = folder(tmp_path, family, layout, dtype="float32")
     whole = hf.load(source)
-    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk",
-              "model.layers.2": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu",
-              "lm_head": "cpu"}  # fmt: skip
-    parts = hf.load(source, device_map=places, offload_folder=str(tmp_path / "disk"))
+    base = whole.base_model_prefix
+    places = {f"{base}.{name}": "cpu" for name, _ in whole.base_model.named_children()}
+    places |= {f"{base}.layers.{i}": "disk" if i else "cpu" for i in range(3)}
+    del places[f"{base}.layers"]
+    parts = hf.load(
+        source, device_map={**places, "lm_head": "cpu"}, offload_folder=str(tmp_path / "disk")
+    )
     assert any((tmp_path / "disk").iterdir())
-    ids = torch.tensor([[300, 301, 302, 303]])
+    ids = torch.tensor([text_for(glimmer.load(source))])
     with torch.no_grad():
         torch.testing.assert_close(parts(ids).logits, whole(ids).logits)
 

@@ -8,11 +8,14 @@ runs beside a request, torch does not: its sums depend on the shapes of a batch.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from glimmer.architecture import Architecture
 from glimmer.catalogue import find_file
@@ -130,9 +133,10 @@ def load(
     if dtype == "auto" and chosen.type == "cpu" and quantization_config is None:
         dtype = torch.float32
     path, release = find_file(model)
-    network = load_network(
-        path, dtype=dtype, device=chosen, family=family, quantization_config=quantization_config
-    )
+    with _quiet():
+        network = load_network(
+            path, dtype=dtype, device=chosen, family=family, quantization_config=quantization_config
+        )
     with open_checkpoint(path) as checkpoint:
         facts = described(checkpoint, family)
     runner = TorchRunner(network, facts.architecture)
@@ -141,6 +145,18 @@ def load(
         path, facts.own_name, facts.family, facts.architecture, runner, facts.tokenizer,
         facts.chat, weights, release,
     )  # fmt: skip
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bar: commands and the server tell what they do themselves."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def set_threads(count: int) -> None:
