@@ -142,3 +142,13 @@ def test_devices() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(InvalidParameterError, match="cuda"):
             runner.find_device("cuda")
+
+
+@pytest.mark.parametrize("method", ["parts", "substitute"])
+def test_blanks_of_a_text(tmp_path: Path, method: Any) -> None:
+    """Layouts with several blanks have positions and contexts of their own."""
+    native, torched = both(folder(tmp_path, "chatglm", "official"), "chatglm")
+    params = SamplingParams(temperature=0, max_new_tokens=6, ignore_eos=True)
+    text = "你好[MASK]，今天[MASK]天气"
+    expected = native.infill(text, params, method=method)
+    assert torched.infill(text, params, method=method).token_ids == expected.token_ids

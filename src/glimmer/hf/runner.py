@@ -73,6 +73,7 @@ class TorchRunner:
             raise InvalidParameterError(
                 "The torch engine gives no hidden states, so no embeddings: take the native engine."
             )
+        assert not any((*step.loras, *step.prefixes)), "adapters need LoadedModel.native"
         device = self.device
         paged = PagedStep(cache, step, device)
         output = self._model(

@@ -18,22 +18,19 @@ from transformers import PreTrainedTokenizer
 
 from glimmer.catalogue import find_file
 from glimmer.chat import ChatTemplate
-from glimmer.checkpoints import Checkpoint, ConfigCheckpoint, open_checkpoint
+from glimmer.checkpoints import Checkpoint
 from glimmer.checkpoints.atomic import new_file
-from glimmer.checkpoints.json_file import read_object
-from glimmer.checkpoints.packed import is_packed
 from glimmer.errors import InvalidParameterError, TokenizerError
 from glimmer.families import Family
+from glimmer.hf.tokenizer_files import (
+    CONFIG,
+    FAMILY_KEY,
+    files_of,
+    open_for_tokenizer,
+    saved_family,
+)
 from glimmer.model_source import find_family
 from glimmer.tokenizers import Tokenizer
-
-_CONFIG = "tokenizer_config.json"
-_FAMILY_KEY = "glimmer_family"
-# Beside a model's weights, by the names that the lineage gives them.
-_FILES = (
-    "ice_text.model", "tokenizer.model", "tokenizer.json", "chat_template.jinja",
-    "special_tokens_map.json", "added_tokens.json",
-)  # fmt: skip
 
 
 def load_tokenizer(path: str | os.PathLike[str], family: str | None = None) -> GlimmerTokenizer:
@@ -46,24 +43,9 @@ def load_tokenizer(path: str | os.PathLike[str], family: str | None = None) -> G
         UnknownFamilyError: no family, or more than one, recognises the model.
     """
     found, _ = find_file(path)
-    with _open(found) as checkpoint:
-        name = family or _saved_family(found)
+    with open_for_tokenizer(found) as checkpoint:
+        name = family or saved_family(found)
         return GlimmerTokenizer(find_family(checkpoint, name), checkpoint)
-
-
-def _open(path: Path) -> Checkpoint:
-    """Without the weights, where a folder can be looked at without them."""
-    if not path.is_dir() or is_packed(path):
-        return open_checkpoint(path)
-    if (saved := _saved_family(path)) is not None and not (path / "config.json").is_file():
-        return ConfigCheckpoint(path, {_FAMILY_KEY: saved})
-    return ConfigCheckpoint(path) if (path / "config.json").is_file() else open_checkpoint(path)
-
-
-def _saved_family(path: Path) -> str | None:
-    file = path / _CONFIG
-    saved = read_object(file).get(_FAMILY_KEY) if file.is_file() else None
-    return saved if isinstance(saved, str) else None
 
 
 class GlimmerTokenizer(PreTrainedTokenizer):
@@ -80,7 +62,7 @@ class GlimmerTokenizer(PreTrainedTokenizer):
 
     def __init__(self, family: Family, checkpoint: Checkpoint, **kwargs: Any) -> None:
         self._bind(family, checkpoint)
-        self._files = _files(family, checkpoint, self._tokenizer)
+        self._files = files_of(family, checkpoint, self._tokenizer)
         kwargs.setdefault("eos_token", self._texts[self._ends[0]])
         kwargs.setdefault("pad_token", self._texts[self._frame.padding])
         super().__init__(name_or_path=str(checkpoint.path), **kwargs)
@@ -108,7 +90,7 @@ class GlimmerTokenizer(PreTrainedTokenizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        with _open(Path(self.name_or_path)) as checkpoint:
+        with open_for_tokenizer(Path(self.name_or_path)) as checkpoint:
             self._bind(find_family(checkpoint, self._family_name), checkpoint)
 
     @property
@@ -242,12 +224,12 @@ class GlimmerTokenizer(PreTrainedTokenizer):
         so that ``load_tokenizer`` and the engine read the folder."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        config = json.loads(self._files.get(_CONFIG, b"{}"))
+        config = json.loads(self._files.get(CONFIG, b"{}"))
         config.pop("auto_map", None)  # code that is not here
-        config[_FAMILY_KEY] = self._family_name
+        config[FAMILY_KEY] = self._family_name
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         written = []
-        for name, data in {**self._files, _CONFIG: text.encode()}.items():
+        for name, data in {**self._files, CONFIG: text.encode()}.items():
             with new_file(folder / name, size_bytes=len(data), overwrite=True) as stream:
                 stream.write(data)
             written.append(str(folder / name))
@@ -257,20 +239,3 @@ class GlimmerTokenizer(PreTrainedTokenizer):
     def from_pretrained(cls, path: str | os.PathLike[str], *_args: Any, **kwargs: Any) -> Any:
         """``load_tokenizer``."""
         return load_tokenizer(path, kwargs.get("family"))
-
-
-def _files(family: Family, checkpoint: Checkpoint, tokenizer: Tokenizer) -> Mapping[str, bytes]:
-    """The files that make the tokenizer, by name."""
-    found = {
-        name: file.read_bytes()
-        for name in (*_FILES, _CONFIG)
-        if (file := checkpoint.file(name)) is not None
-    }
-    if found or family.exporter is None:
-        return found
-    # A GGUF file carries the vocabulary itself.
-    template = checkpoint.metadata.get("tokenizer.chat_template")
-    made = family.exporter.folder.tokenizer_files(
-        tokenizer, template if isinstance(template, str) else family.exporter.chat_template
-    )
-    return dict(made)

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from glimmer.families.chatglm.export import MODEL_TYPE
 from glimmer.hf.chatglm.configuration import ChatGLMConfig
-from glimmer.hf.chatglm.modeling import ChatGLMForConditionalGeneration, ChatGLMModel
+from glimmer.hf.chatglm.generation import ChatGLMForConditionalGeneration
+from glimmer.hf.chatglm.modeling import ChatGLMModel
 
 AutoConfig.register(MODEL_TYPE, ChatGLMConfig)
 AutoModel.register(ChatGLMConfig, ChatGLMModel)
