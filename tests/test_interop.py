@@ -10,6 +10,7 @@ import pytest
 
 from glimmer import LLM, SamplingParams, export, load
 from tests.support import tiny_tokenizers
+from tests.support.tiny_gguf import tiny_gguf
 from tests.test_export import CHATS, LAYOUTS, folder
 
 pytestmark = pytest.mark.slow
@@ -42,6 +43,28 @@ def test_transformers_runs_the_folder_without_remote_code(
         expected = ours.tokenizer.encode(text)
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == expected
         assert tokenizer.decode(expected, skip_special_tokens=True) == text
+    for chat in CHATS:
+        made = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
+        assert made["input_ids"] == ours.chat_template.encode(chat)
+
+
+@pytest.mark.filterwarnings("default")
+def test_transformers_runs_the_demo_family(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    source = tiny_gguf(tmp_path / "m.gguf", dtype="float32")
+    export.convert(source, tmp_path / "hf", "hf", dtype="float32")
+    ours = load(source, weights="float32")
+    theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    ids = np.random.default_rng(0).integers(0, ours.architecture.vocab_size, 60)
+    with torch.no_grad():
+        logits = theirs(torch.tensor(ids[None])).logits[0].numpy()
+    np.testing.assert_allclose(ours.logits(ids.tolist()), logits, atol=1e-4, rtol=0)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for text in TEXTS:
+        expected = ours.tokenizer.encode(text)
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == expected
+        assert tokenizer.decode(expected) == text
     for chat in CHATS:
         made = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
         assert made["input_ids"] == ours.chat_template.encode(chat)
