@@ -115,15 +115,20 @@ def test_saved_and_read_again(tmp_path: Path, family: str, layout: str) -> None:
         assert again.get_vocab() == tokenizer.get_vocab()
 
 
-def test_beside_a_model_it_is_read_by_the_engine(tmp_path: Path) -> None:
-    path = folder(tmp_path, "chatglm3", "official")
-    export.convert(path, tmp_path / "m.gguf", "gguf", family="chatglm3")
+@pytest.mark.parametrize("family", ["chatglm2", "chatglm3", "smollm"])
+def test_beside_a_model_it_is_read_by_the_engine(tmp_path: Path, family: str) -> None:
+    """And tells the generation, which transformers' config does not keep."""
+    path = tmp_path / "m.gguf"
+    if family == "smollm":
+        tiny_gguf(path)
+    else:
+        export.convert(folder(tmp_path, family, "official"), path, "gguf", family=family)
     saved = tmp_path / "saved"
-    hf.load(tmp_path / "m.gguf").save_pretrained(saved)
-    hf.load_tokenizer(tmp_path / "m.gguf").save_pretrained(saved)
-    assert glimmer.load(saved, family="chatglm3").chat_template.encode(CHATS[0]) == (
-        glimmer.load(path, family="chatglm3").chat_template.encode(CHATS[0])
-    )
+    hf.load(path).save_pretrained(saved)
+    hf.load_tokenizer(path).save_pretrained(saved)
+    model = glimmer.load(saved)
+    assert model.family == family
+    assert model.chat_template.encode(CHATS[0]) == glimmer.load(path).chat_template.encode(CHATS[0])
 
 
 def test_pairs(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def names_itself(checkpoint: Checkpoint) -> str:
     if isinstance(auto_map := config.get("auto_map"), dict):
         said += auto_map.values()  # "THUDM/chatglm3-6b--configuration_chatglm.ChatGLMConfig"
     if (file := checkpoint.file("tokenizer_config.json")) is not None:
-        said.append(_tokenizer_name(file))
+        said += _tokenizer_names(file)
     for text in (*said, checkpoint.path.name):
         if isinstance(text, str) and _GENERATION.search(text.lower()):
             return text.lower()
@@ -57,12 +57,15 @@ def names_itself(checkpoint: Checkpoint) -> str:
 _GENERATION = re.compile(r"(chatglm|codegeex)[-_]?[23]|smollm2")
 
 
-def _tokenizer_name(file: Path) -> object:
+def _tokenizer_names(file: Path) -> list[object]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # the tokenizer's own reader says what is wrong with it
-    return config.get("name_or_path") if isinstance(config, dict) else None
+        return []  # the tokenizer's own reader says what is wrong with it
+    if not isinstance(config, dict):
+        return []
+    # The family is what Glimmer's bridge to transformers writes.
+    return [config.get("name_or_path"), config.get("glimmer_family")]
 
 
 def remote_network(
