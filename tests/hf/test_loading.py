@@ -15,7 +15,8 @@ import glimmer
 from glimmer import export, hf
 from glimmer.architecture import Rope
 from glimmer.checkpoints import open_checkpoint
-from glimmer.errors import InvalidParameterError
+from glimmer.errors import InvalidParameterError, OutOfMemoryError
+from glimmer.hf import loading
 from glimmer.hf.tensors import LazyTensor
 from glimmer.model_source import ModelSource
 from tests.support.demo_model import demo_gguf
@@ -187,6 +188,17 @@ def test_refusals(tmp_path: Path) -> None:
     export.convert(source, tmp_path / "packed", "packed")
     with pytest.raises(InvalidParameterError, match="packed"):
         hf.load(tmp_path / "packed")
+
+
+def test_what_does_not_fit_is_told_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path, "glm4", "native")
+    monkeypatch.setattr(loading, "available_memory", lambda: 2**19)
+    assert hf.load(source, dtype="bfloat16")
+    with pytest.raises(OutOfMemoryError, match=r"as float32.*on cpu.*device_map"):
+        hf.load(source, dtype="float32")
+    assert hf.load(source, dtype="float32", device_map="cpu")
 
 
 def test_end_tokens_and_generation_config(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from glimmer.catalogue import find_file
 from glimmer.checkpoints import Checkpoint, PackedCheckpoint, open_checkpoint
 from glimmer.checkpoints.json_file import read_object
-from glimmer.errors import InvalidParameterError
+from glimmer.errors import InvalidParameterError, OutOfMemoryError
 from glimmer.export import eos_token_ids, pad_token_id
 from glimmer.families.exporter import FolderFormat
 from glimmer.hf import chatglm  # noqa: F401  (registers its classes)
 from glimmer.hf.prefix import PREFIX_TENSORS, attach_prefix, read_prefix
 from glimmer.hf.tensors import FLOAT_DTYPES, LazyTensor, dtype_name, float_dtype, to_tensor
 from glimmer.model_source import ModelSource
+from glimmer.native import available_memory
 from glimmer.packed_source import PackedSource
 from glimmer.relayout import RelaidTensor, Relayout
 
@@ -48,6 +49,7 @@ def load(
     Raises:
         ModelNotFoundError: no such path or release.
         CheckpointError: the files are at fault; the message says how.
+        OutOfMemoryError: the weights do not fit into what is free on the device.
         InvalidParameterError: a value that is not allowed, or a packed folder, which only the
             engine reads.
     """
@@ -67,6 +69,8 @@ def load(
             raise PackedSource.refusal(checkpoint)
         source = ModelSource(checkpoint, family)
         wanted = float_dtype(_stored_dtype(source) if dtype == "auto" else dtype)
+        if quantization_config is None and (device_map is None or device is not None):
+            _check_memory(source, wanted, torch.device(device or "cpu"))
         exporter = source.family.exporter
         if exporter is None:
             raise InvalidParameterError(
@@ -94,6 +98,23 @@ def _stored_dtype(source: ModelSource) -> str:
         kind = stored[name] if stored[name] in FLOAT_DTYPES else "float16"
         counts[kind] += torch.Size(shape).numel()
     return counts.most_common(1)[0][0]
+
+
+def _check_memory(source: ModelSource, dtype: torch.dtype, device: torch.device) -> None:
+    if device.type == "cuda":
+        free: int | None = torch.cuda.mem_get_info(device)[0]
+    elif device.type in ("cpu", "mps"):  # which share one memory
+        free = available_memory()
+    else:
+        return
+    needed = source.architecture.num_parameters * dtype.itemsize
+    if free is not None and needed > free:
+        raise OutOfMemoryError(
+            f"The weights of {source.checkpoint.path} take {needed / 2**30:.1f} GiB as "
+            f"{dtype_name(dtype)}, but {free / 2**30:.1f} GiB are free on {device}. "
+            'device_map="auto" spreads them over devices and disk; another dtype or a '
+            "quantization_config makes them smaller."
+        )
 
 
 def _config(source: ModelSource, form: FolderFormat, dtype: torch.dtype) -> Any:
