@@ -11,8 +11,10 @@ import pytest
 from glimmer.checkpoints import ConfigCheckpoint
 from glimmer.families import Chat, all_families
 from glimmer.tokenizers import Tokenizer
+from glimmer.training.data import open_chat
 from tests.support import golden, tiny_tokenizers
-from tests.support.tiny_bpe import tiny_bpe_metadata
+from tests.support.demo_model import demo_gguf
+from tests.support.tiny_gguf import tiny_gguf
 
 NAMES = (
     "chatglm", "chatglm2", "chatglm3", "glm4", "glm4_0414", "glm4_0414 (Z1)", "glm45", "smollm",
@@ -31,9 +33,9 @@ _REAL = {
 @cache
 def tiny_chat(name: str) -> tuple[Chat, Tokenizer]:
     family = name.split()[0]
-    if family == "smollm":
-        return _open(ConfigCheckpoint("tiny", tiny_bpe_metadata()), name)
     with tempfile.TemporaryDirectory() as folder:
+        if family == "smollm":
+            return open_chat(tiny_gguf(Path(folder, "tiny.gguf")))
         for file, data in tiny_tokenizers.files(family, "official").items():
             Path(folder, file).write_bytes(data)
         return _open(ConfigCheckpoint(folder, _config(name)), name)
@@ -42,8 +44,8 @@ def tiny_chat(name: str) -> tuple[Chat, Tokenizer]:
 @cache
 def real_chat(name: str) -> tuple[Chat, Tokenizer]:
     """Skips the test where the published tokenizer is not at hand."""
-    if name not in _REAL:
-        pytest.skip("no published tokenizer of this family is kept")
+    if name == "smollm":
+        return open_chat(demo_gguf())
     folder = golden.FOLDER.parent / "tokenizers" / _REAL[name]
     if not folder.is_dir():
         pytest.skip(f"no tokenizer at {folder}")

@@ -74,7 +74,7 @@ def _table(
     share = 100 * plan.trained_parameters / plan.total_parameters
     texts = f"{chosen.batch_size} x {chosen.length} tokens, {chosen.dtype}"
     checkpointed = ", with gradient checkpointing" if chosen.gradient_checkpointing else ""
-    form = chosen.dtype
+    form: str = chosen.dtype
     if chosen.method == "qlora":
         form = f"linear layers in 4 bits, the rest {form}"
     rows = [
