@@ -266,6 +266,38 @@ def test_a_projected_prefix_is_counted_as_the_bridge_makes_it(tmp_path: Path, fa
     assert plan(family, method="ptuning", prefix_projection=True).trained_parameters == trained
 
 
+def test_weights_in_four_bits_take_what_is_planned(tmp_path: Path) -> None:
+    """bitsandbytes keeps a table of 16 and one of 256 numbers for each layer besides."""
+    pytest.importorskip("bitsandbytes")
+    transformers = pytest.importorskip("transformers")
+    from glimmer import hf
+
+    architecture = tiny_architecture(
+        "chatglm3", hidden_size=256, head_dim=64, num_layers=2, intermediate_size=640
+    )
+    found = all_families()["chatglm3"]
+    folder = write_folder(
+        tmp_path / "model", "chatglm3", "native", architecture, tiny_weights(architecture)
+    )
+    model = hf.load(
+        folder,
+        family="chatglm3",
+        dtype="bfloat16",
+        quantization_config=transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+        ),
+    )
+    real = 0
+    for parameter in model.parameters():
+        real += parameter.numel() * parameter.element_size()
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            scales = state.absmax
+            real += scales.numel() * scales.element_size() + 4 * state.state2.absmax.numel()
+    choices = FinetuneChoices(method="qlora", length=16, dtype="bfloat16")
+    planned = plan_finetuning(architecture, found, choices)
+    assert planned.weights - 4 * planned.trained_parameters == pytest.approx(real, rel=0.003)
+
+
 def glm_config(a: Any) -> dict[str, Any]:
     return {
         "vocab_size": a.vocab_size, "hidden_size": a.hidden_size, "head_dim": a.head_dim,
