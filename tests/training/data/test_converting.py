@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from hypothesis import given, settings
 from glimmer.chat import Message, ToolCall
 from glimmer.errors import InvalidParameterError, TrainingDataError
 from glimmer.training.data import TARGETS, Example, convert, read
-from glimmer.training.data.converting import write_record
+from glimmer.training.data.converting import _difference, write_record
 from glimmer.training.data.forms import FORMS, Columns, read_record
 from tests.support import golden
-from tests.training.data.test_encoding import examples
+from tests.training.data.test_encoding import TOOLS, examples
 
 PLAIN = {"instruction": "i", "input": "n", "output": "o", "id": 7, "source": {"a": [1]}}
 CHAT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -105,6 +106,27 @@ def test_what_a_form_cannot_express_is_refused(
     with pytest.raises(InvalidParameterError, match=f"the form {to} cannot express") as caught:
         write_record(FORMS[to], example)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, None),
+        ({"messages": (U, Message("assistant", "b"))}, "message 1 (assistant)"),
+        ({"messages": (U, A, U)}, "its messages one by one"),
+        ({"messages": (U, replace(A, tool_calls=CALLS.tool_calls))}, "message 1 (assistant)"),
+        ({"messages": (U, replace(A, tools=TOOLS))}, "message 1 (assistant)"),
+        ({"trained": (False, False)}, "which answers are trained"),
+        ({"tools": TOOLS}, "its tools"),
+        ({"rejected": None}, "that it is a preference"),
+        ({"rejected": Message("assistant", "worse")}, "the rejected answer"),
+        ({"line": 7, "record": 9}, None),
+    ],
+)
+def test_what_is_read_back_is_compared(change: dict[str, Any], said: str | None) -> None:
+    example = Example((U, A), (), (False, True), Message("assistant", "bad"))
+    found = _difference(example, replace(example, **change))
+    assert found is None if said is None else said in (found or "")
 
 
 @pytest.mark.parametrize("to", TARGETS)

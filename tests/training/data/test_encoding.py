@@ -25,6 +25,7 @@ from glimmer.training.data import (
     encode_pair,
     encode_pairs,
 )
+from glimmer.training.data.encoding import _continued
 from tests.support.chats import NAMES, real_chat, tiny_chat
 
 ROUNDS = ("chatglm", "chatglm2")
@@ -257,6 +258,21 @@ def test_thoughts_that_a_later_prompt_hides_are_trained_where_they_were_thought(
     assert "first" not in two
     assert "<think></think>\nb" in two
     assert "second" in two
+
+
+@pytest.mark.parametrize(
+    ("prompt", "labels"),
+    [
+        ([1, 2, 3, 4], [IGNORED, 2, 3, IGNORED]),  # the answer and its end, then more
+        ([1, 2, 8, 4], [IGNORED, 2, 8, IGNORED]),  # another end that a conversation may have
+        ([1, 2, 9, 4], None),  # what ends no answer
+        ([1, 7, 3, 4], None),  # another answer
+        ([7, 2, 3, 4], None),  # another prompt
+        ([1, 2], None),  # less than was said
+    ],
+)
+def test_where_a_sequence_goes_on(prompt: list[int], labels: list[int] | None) -> None:
+    assert _continued(Encoded([1, 2, 3], [IGNORED, 2, 3]), prompt, {8}) == labels
 
 
 def test_too_long_examples_are_cut_or_skipped_and_counted() -> None:

@@ -84,6 +84,20 @@ def problem_of(tmp_path: Path, record: Any, format: str = "auto") -> str:
             "0101",
         ),
         (
+            "conversations",  # but not where only one of them is trained
+            {"conversations": [
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "content": "I look.", "loss": False},
+                {"role": "tool", "name": "f", "parameters": {}, "observation": "r"},
+                {"role": "assistant", "content": "a"},
+            ]},
+            [
+                U("q"), A("I look."), Message("assistant", tool_calls=(ToolCall("f", "{}"),)),
+                Message("tool", "r", name="f"), A("a"),
+            ],
+            "00101",
+        ),
+        (
             "conversations",  # as ChatGLM3 writes a call
             {"conversations": [
                 {"role": "user", "content": "q"},
