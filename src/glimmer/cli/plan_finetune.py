@@ -82,7 +82,7 @@ def _table(
         ("gradients", plan.gradients, ""),
         ("optimizer", plan.optimizer, "AdamW's two moments"),
         ("activations", plan.activations, texts + checkpointed),
-        ("peak", plan.peak, "all of these; PyTorch's own libraries come on top"),
+        ("peak", plan.peak, "all of these; PyTorch and its libraries come on top"),
         ("disk", plan.disk, f"{show_bytes(plan.result)} of it the result"),
         ("free", available, "main memory of this machine"),
     ]
