@@ -16,6 +16,7 @@ from glimmer import LLM, SamplingParams, load
 from glimmer.merging import merge
 from tests.support import adapters, families
 from tests.support.adapters import file_tensors
+from tests.support.demo_model import demo_gguf
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -124,3 +125,36 @@ def test_prefix_tuning(tmp_path: Path, base: Path, projection: bool) -> None:
     randomise(model)
     model.save_pretrained(tmp_path / "a")
     check(base, tmp_path / "a", model)
+
+
+@pytest.mark.slow
+def test_the_demo_beside_plain_requests(tmp_path: Path) -> None:
+    """The real model: trained as a transformers model, answered by the engine from its GGUF file,
+    whose weights are read in float32; and plain requests of the same batch are not touched."""
+    demo_gguf()
+    from glimmer import hf
+
+    lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = peft.get_peft_model(hf.load("demo", dtype="float32"), lora).eval()
+    randomise(model)
+    model.save_pretrained(tmp_path / "a")
+    native = load("demo", weights="float32")
+    llm = LLM(native, max_model_len=128, max_num_seqs=4)
+    prompt = native.chat_template.encode([{"role": "user", "content": "What is a cat?"}])
+    params = SamplingParams(temperature=0, max_new_tokens=NUM_TOKENS, ignore_eos=True, logprobs=0)
+    (alone,) = llm.generate([prompt], params)
+    llm.load_adapter("a", tmp_path / "a")
+    prepared = [
+        p
+        for adapter in (None, "a", None)
+        for p in llm._session.prepare_prompts([prompt], params, False, 0, adapter)
+    ]
+    plain, adapted, again = llm._finish(prepared)
+    ids, logprobs = greedy(model, list(prompt))
+    assert list(adapted.token_ids) == ids
+    found = [p.logprob for p in adapted.logprobs or ()]
+    np.testing.assert_allclose(found, logprobs, atol=1e-3)
+    assert adapted.token_ids != alone.token_ids
+    for output in (plain, again):
+        assert output.token_ids == alone.token_ids
+        assert output.logprobs == alone.logprobs
