@@ -151,6 +151,13 @@ def test_keys_that_would_change_their_meaning_are_refused(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [source]
 
 
+def test_keys_that_would_change_the_form_are_refused(tmp_path: Path) -> None:
+    record = {"prompt": "q", "response": "a", "conversations": []}
+    source = write(tmp_path / "in.jsonl", record)
+    with pytest.raises(TrainingDataError, match="make it a record of the form conversations"):
+        convert(source, tmp_path / "out.jsonl", "alpaca", format="prompt-response")
+
+
 def test_refused_records_are_told_by_line_and_nothing_is_written(tmp_path: Path) -> None:
     chat = {"messages": [{"role": "system", "content": "s"}, *CHAT["messages"]]}
     source = write(tmp_path / "in.jsonl", CHAT, chat, "broken", CHAT)

@@ -148,14 +148,14 @@ def check(name: str, chat: Chat, tokenizer: Tokenizer, example: Example) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(st.data())
 def test_ids_and_labels(name: str, data: st.DataObject) -> None:
     check(name, *tiny_chat(name), data.draw(examples_of(name)))
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.data())
 def test_ids_and_labels_with_the_published_tokenizers(name: str, data: st.DataObject) -> None:
     check(name, *real_chat(name), data.draw(examples_of(name)))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimmer.errors import TrainingDataError
@@ -29,6 +29,7 @@ def has_surrogate(value: object) -> bool:
     return False
 
 
+@settings(max_examples=60)
 @given(RECORDS, st.sampled_from([None, 1]), st.booleans(), st.integers(1, 40))
 def test_what_is_written_is_read(
     tmp_path: Path, values: list[object], indent: int | None, ascii_only: bool, chunk: int

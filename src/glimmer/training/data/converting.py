@@ -13,7 +13,7 @@ from glimmer.chat import Message, ToolSpec
 from glimmer.checkpoints.atomic import new_file
 from glimmer.errors import InvalidParameterError, TrainingDataError
 from glimmer.training.data.example import Example
-from glimmer.training.data.forms import FORMS, Columns, Form, read_record
+from glimmer.training.data.forms import FORMS, Columns, Form, find_form, read_record
 from glimmer.training.data.forms.fields import named
 from glimmer.training.data.reading import read
 from glimmer.training.data.report import Report
@@ -84,7 +84,12 @@ def write_record(form: Form, example: Example) -> dict[str, Any]:
             f"its key {twice[0]!r} has a meaning of its own in the form {form.name}; rename it."
         )
     record = {**written, **example.extra}
-    reader = form if form.matches(record, _COLUMNS) else FORMS["preference"]
+    reader = find_form("auto", record, _COLUMNS)
+    if reader is not form and not (reader.name == "preference" and example.rejected is not None):
+        raise InvalidParameterError(
+            f"its other keys make it a record of the form {reader.name}: "
+            f"{', '.join(map(repr, example.extra))}."
+        )
     (again,) = read_record(reader, record, _COLUMNS)
     if (lost := _difference(example, again)) is not None:
         raise InvalidParameterError(f"the form {form.name} cannot express {lost}.")
