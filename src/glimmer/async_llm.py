@@ -19,7 +19,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from glimmer.engine import EngineStats, SamplingParams
+from glimmer.engine import EngineStats, SamplingParams, TokenEngine
 from glimmer.errors import GenerationError, GlimmerError
 from glimmer.infilling import Infilling, InfillMethod, InfillOutput
 from glimmer.llm import DEFAULT_MAX_NUM_SEQS, check_streamable
@@ -38,6 +38,7 @@ from glimmer.session import (
     ToolChoice,
     Tools,
 )
+from glimmer.text_model import TextModel
 
 _Delivery = list[RequestOutput] | BaseException
 _Embedding = tuple[Sequence[int], concurrent.futures.Future[Float32Array]]
@@ -54,6 +55,9 @@ class _Channel:
         self.prepared = prepared
         self.groups: list[Group] = []
         self._stream = stream
+        self.is_told = not stream
+        """Whether the task knows that its requests have begun; one that does not stream need not
+        know."""
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[_Delivery] = asyncio.Queue()
         self.is_wanted = True
@@ -74,9 +78,19 @@ class _Channel:
         elif all(g.is_finished for g in self.groups):
             self._deliver([g.result() for g in self.groups])
 
-    def tell_start(self) -> None:
-        """To a task that streams: what is refused is refused before its first output."""
-        if self._stream:
+    @property
+    def refusal(self) -> GlimmerError | None:
+        """Of a task that streams: why one of its requests was refused, before it knows of any."""
+        if self.is_told:
+            return None
+        answers = (answer for group in self.groups for answer in group.answers)
+        return next((a.error for a in answers if a.error is not None and not a.num_tokens), None)
+
+    def tell_start(self, engine: TokenEngine) -> None:
+        """To a task that streams, as soon as none of its requests can be refused any more."""
+        answers = (answer for group in self.groups for answer in group.answers)
+        if not any(engine.is_starting(answer.request.request_id) for answer in answers):
+            self.is_told = True
             self._deliver([])
 
     def fail(self, error: BaseException) -> None:
@@ -151,7 +165,7 @@ class AsyncLLM:
     ) -> None:
         if not isinstance(model, LoadedModel):
             model = load(model, weights=weights, family=family, num_threads=num_threads)
-        self._session = Session(
+        session = Session.native(
             model,
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
@@ -162,6 +176,17 @@ class AsyncLLM:
             speculation=speculation,
             adapters=adapters,
         )
+        self._begin(session)
+
+    @classmethod
+    def over(cls, session: Session) -> AsyncLLM:
+        """On an engine of any kind, which is closed with it."""
+        llm = cls.__new__(cls)
+        llm._begin(session)
+        return llm
+
+    def _begin(self, session: Session) -> None:
+        self._session = session
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._channels: list[_Channel] = []
         self._embeddings: deque[_Embedding] = deque()
@@ -173,7 +198,8 @@ class AsyncLLM:
         _OPEN.add(self)
 
     @property
-    def model(self) -> LoadedModel:
+    def model(self) -> TextModel:
+        """A ``LoadedModel`` where its network runs here."""
         return self._session.model
 
     @property
@@ -368,10 +394,12 @@ class AsyncLLM:
         ``[len(prompts), hidden_size]``, and the number of their tokens.
 
         Raises:
-            InvalidParameterError: no token, or an id outside the vocabulary.
+            InvalidParameterError: no token, an id outside the vocabulary, or a network that runs
+                elsewhere.
             PromptTooLongError: a prompt is longer than the context.
             TokenizerError: text for a model without a tokenizer.
         """
+        self._session.check_embeds()
         given = await asyncio.to_thread(self._session.encode_prompts, prompts)
         vectors = []
         for ids in given:
@@ -470,6 +498,7 @@ class AsyncLLM:
         with self._closing:
             if self._closed is None:
                 self._commands.put(command)
+                self._session.engine.wake()
             return self._closed is None
 
     def _join(self) -> None:
@@ -487,8 +516,8 @@ class AsyncLLM:
                     self._embed(*self._embeddings.popleft())
                 if self._closed is None and self._session.engine.num_unfinished:
                     self._session.step()
-                    for channel in self._channels:
-                        channel.show()
+                    for channel in list(self._channels):
+                        self._show(channel)
             except Exception as error:  # a mistake of ours: nobody may wait for ever
                 failure = GenerationError("The engine has failed and is closed.")
                 failure.__cause__ = error
@@ -512,13 +541,22 @@ class AsyncLLM:
             self._channels.remove(channel)
             channel.fail(error)
             return
-        channel.tell_start()
+        self._show(channel)
+
+    def _show(self, channel: _Channel) -> None:
+        if (refusal := channel.refusal) is not None:
+            self._drop(channel)
+            channel.fail(refusal)
+        elif not channel.is_told:
+            channel.tell_start(self._session.engine)
+        else:
+            channel.show()
 
     def _embed(self, ids: Sequence[int], future: concurrent.futures.Future[Float32Array]) -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
-            future.set_result(self._session.model.embed(ids))
+            future.set_result(self._session.embed(ids))
         except BaseException as error:
             future.set_exception(error)
             if not isinstance(error, (GlimmerError, MemoryError)):
@@ -541,6 +579,7 @@ class AsyncLLM:
         for _, future in self._embeddings:
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
+        self._session.engine.close()
 
 
 _OPEN: weakref.WeakSet[AsyncLLM] = weakref.WeakSet()

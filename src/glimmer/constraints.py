@@ -10,7 +10,7 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
-from glimmer.chat.grammar import with_json_layout
+from glimmer.chat.grammar import with_json_layout, with_plain_layout
 from glimmer.engine import Constraint, TokenConstraint
 from glimmer.errors import GenerationError, InvalidParameterError
 from glimmer.tokenizers import Tokenizer
@@ -27,11 +27,20 @@ class ConstraintCompiler:
     """Makes constraints for one model. What it needs of the vocabulary is made once, when first
     asked for."""
 
-    def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], vocab_size: int) -> None:
-        """``vocab_size`` is the network's: an id that the tokenizer lacks is never allowed."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop_ids: Sequence[int],
+        vocab_size: int,
+        *,
+        plain_layout: bool = False,
+    ) -> None:
+        """``vocab_size`` is the network's: an id that the tokenizer lacks is never allowed. With
+        ``plain_layout`` a form is followed as ``to_lark`` says it."""
         self._tokenizer = tokenizer
         self._stop_ids = list(stop_ids)
         self._vocab_size = vocab_size
+        self._plain_layout = plain_layout
         self._compiled: dict[Constraint, _Grammar] = {}
 
     def compile(self, constraint: Constraint) -> _Grammar:
@@ -40,7 +49,7 @@ class ConstraintCompiler:
         Raises:
             InvalidParameterError: it cannot be read; the message says where.
         """
-        text = _to_grammar(constraint)
+        text = _to_grammar(constraint, self._plain_layout)
         # Several threads read constraints, and one of them may just clear what is kept.
         if (kept := self._compiled.get(constraint)) is not None:
             return kept
@@ -92,8 +101,23 @@ class _Vocabulary:
         return ids[len(anchor) :] if ids[: len(anchor)] == anchor else []
 
 
-def _to_grammar(constraint: Constraint) -> str:
+def to_lark(constraint: Constraint) -> str:
+    """The form as a grammar in Lark, for an engine elsewhere that follows it by this library, which
+    may be an older one there."""
+    if constraint.kind == "grammar":
+        return with_plain_layout(constraint.value)
+    if constraint.kind == "choice":
+        return "start: " + " | ".join(map(json.dumps, json.loads(constraint.value)))
+    if constraint.kind == "regex":
+        return f"start: /{llguidance.regex_to_lark(constraint.value, use_ascii='')}/"
+    schema = with_json_layout(json.loads(constraint.value))
+    return with_plain_layout(f"start: %json {json.dumps(schema)}")
+
+
+def _to_grammar(constraint: Constraint, plain_layout: bool) -> str:
     matcher = llguidance.LLMatcher
+    if plain_layout:
+        return matcher.grammar_from_lark(to_lark(constraint))
     if constraint.kind == "json_schema":
         return matcher.grammar_from_json_schema(
             json.dumps(with_json_layout(json.loads(constraint.value)))
@@ -130,6 +154,10 @@ class GrammarConstraint:
     @property
     def is_finished(self) -> bool:
         return self._matcher.is_stopped()
+
+    @property
+    def has_begun(self) -> bool:
+        return True
 
     def forced(self) -> list[int]:
         return list(self._matcher.compute_ff_tokens())
@@ -190,6 +218,10 @@ class ThoughtThenForm:
     @property
     def is_finished(self) -> bool:
         return not self._thinking and self._form.is_finished
+
+    @property
+    def has_begun(self) -> bool:
+        return not self._thinking
 
     def forced(self) -> list[int]:
         return [] if self._thinking else self._form.forced()

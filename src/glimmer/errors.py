@@ -21,6 +21,7 @@
     ├── OutputError                     a file could not be written: disk full, no right
     ├── OutOfMemoryError                weights or KV cache do not fit           (exit code 1)
     ├── QueueFullError                  too many requests wait already           (exit code 1)
+    ├── EngineUnavailableError          no engine elsewhere answers              (exit code 1)
     ├── GenerationError                 the model produced no usable logits      (exit code 1)
     └── TrainingError                   a training run cannot go on              (exit code 1)
 
@@ -119,6 +120,10 @@ class OutOfMemoryError(GlimmerError):
 
 
 class QueueFullError(GlimmerError):
+    pass
+
+
+class EngineUnavailableError(GlimmerError):
     pass
 
 

@@ -65,7 +65,7 @@ class LLM:
     ) -> None:
         if not isinstance(model, LoadedModel):
             model = load(model, weights=weights, family=family, num_threads=num_threads)
-        self._session = Session(
+        self._session = Session.native(
             model,
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
@@ -79,7 +79,9 @@ class LLM:
 
     @property
     def model(self) -> LoadedModel:
-        return self._session.model
+        model = self._session.model
+        assert isinstance(model, LoadedModel)
+        return model
 
     @property
     def max_model_len(self) -> int:
@@ -94,7 +96,7 @@ class LLM:
     @property
     def kv_cache_bytes(self) -> int:
         """Address space of the KV cache; memory is taken as blocks are first used."""
-        return self._session.cache.size_bytes
+        return self._session.kv_cache_bytes
 
     @property
     def stats(self) -> EngineStats:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from glimmer.adapters import Adapter, read_adapter
 from glimmer.architecture import Architecture
 from glimmer.catalogue import find_file, find_release
-from glimmer.chat import AnswerParser, ChatTemplate, ToolSpec
-from glimmer.checkpoints import Checkpoint, PackedCheckpoint, open_checkpoint
-from glimmer.errors import (
-    InvalidParameterError,
-    OutOfMemoryError,
-    TokenizerError,
+from glimmer.checkpoints import (
+    Checkpoint,
+    ConfigCheckpoint,
+    PackedCheckpoint,
+    open_checkpoint,
 )
-from glimmer.families import BlankTexts, Chat, Family, Release
+from glimmer.errors import InvalidParameterError, OutOfMemoryError
+from glimmer.families import Chat, Family, Release
 from glimmer.model_source import ModelSource, find_architecture, find_family
 from glimmer.native import (
     BLOCK_SIZE,
@@ -33,6 +32,7 @@ from glimmer.native import (
 from glimmer.native.model import Activations, Float32Array, KVDType
 from glimmer.native.runner import Runner
 from glimmer.packed_source import open_source
+from glimmer.text_model import TextModel
 from glimmer.tokenizers import Tokenizer
 
 Weights = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
@@ -51,7 +51,7 @@ _SMALL_MODEL_PARAMETERS = 1_000_000_000
 _EMBED_CHUNK = 64
 
 
-class LoadedModel:
+class LoadedModel(TextModel):
     """A model that is ready to run: network, tokenizer, chat template. Made by ``load``.
 
     It holds no open file: the checkpoint may be moved or deleted. A packed folder stays mapped, so
@@ -71,22 +71,9 @@ class LoadedModel:
         weights: Weights,
         release: Release | None,
     ) -> None:
-        self.path = path
-        self.architecture = architecture
+        super().__init__(path, own_name, family, architecture, tokenizer, chat, release)
         self.runner = runner
         self.weights = weights
-        self.release = release
-        self._own_name = own_name
-        self._family = family
-        self._tokenizer = tokenizer
-        self._chat = chat
-
-    @property
-    def name(self) -> str:
-        """What to call the model: the release's title, else the file's own name, else its path."""
-        if self.release is not None:
-            return f"{self.release.title} ({self.release.name})"
-        return self._own_name
 
     @property
     def native(self) -> NativeModel:
@@ -98,20 +85,6 @@ class LoadedModel:
         return self.runner
 
     @property
-    def family(self) -> str:
-        return self._family.name
-
-    @property
-    def notice(self) -> str | None:
-        """One line that a user must know before the first answer."""
-        return self.release.notice if self.release else None
-
-    @property
-    def sampling(self) -> Mapping[str, Any]:
-        """The values of SamplingParams that the release, or else its family, asks for."""
-        return (self.release.sampling if self.release else None) or self._family.sampling
-
-    @property
     def weights_bytes(self) -> int:
         return self.runner.weights_bytes
 
@@ -119,85 +92,6 @@ class LoadedModel:
     def default_kv_dtype(self) -> KVDType:
         """float16, but float32 where float32 arithmetic was asked for."""
         return "float32" if self.weights == "float32" else "float16"
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """Without one, the model runs for token ids alone."""
-        return self._tokenizer is not None
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Raises TokenizerError if there is none."""
-        if self._tokenizer is None:
-            raise TokenizerError(
-                f"{self.path} holds no tokenizer, so it runs for token ids alone: give lists of "
-                "ids, or a file that was converted with its tokenizer."
-            )
-        return self._tokenizer
-
-    @property
-    def chat_template(self) -> ChatTemplate:
-        """Raises TokenizerError if there is no tokenizer."""
-        assert self.tokenizer
-        assert self._chat is not None
-        return self._chat.template
-
-    def answer_parser(self, tools: Sequence[ToolSpec]) -> AnswerParser:
-        """A fresh parser for one answer, given the tools that were offered.
-
-        Raises TokenizerError if there is no tokenizer.
-        """
-        assert self.tokenizer
-        assert self._chat is not None
-        return self._chat.parser(tools)
-
-    def tool_grammar(self, tools: Sequence[ToolSpec]) -> str | None:
-        """The grammar of an answer that calls one of these tools; None where the family has none.
-
-        Raises TokenizerError if there is no tokenizer.
-        """
-        assert self.tokenizer
-        assert self._chat is not None
-        grammar = self._chat.tool_grammar
-        return None if grammar is None else grammar(tools)
-
-    def thought_end(self, thinking: bool | None) -> str | None:
-        """The text at which the thought before an answer ends; None if the model does not think."""
-        return None if self._chat is None else self._chat.thought_end(thinking)
-
-    @cached_property
-    def stop_token_ids(self) -> tuple[int, ...]:
-        """The ids that end an answer."""
-        return tuple(self._family.stop_token_ids(self.tokenizer))
-
-    @property
-    def blank_tokens(self) -> tuple[str, ...]:
-        """What stands for a blank in a text that ``encode_blanks`` reads.
-
-        Raises InvalidParameterError where the network fills no blanks.
-        """
-        return self._blank_texts.tokens
-
-    def encode_blanks(self, text: str) -> list[int]:
-        """Ids of a text in which ``blank_tokens`` are blanks, and no other control token is one.
-
-        Raises:
-            InvalidParameterError: the network fills no blanks.
-            TokenizerError: there is no tokenizer, or it lacks one of these tokens.
-        """
-        return self._blank_texts.encode(self.tokenizer, text)
-
-    @property
-    def _blank_texts(self) -> BlankTexts:
-        texts = self._family.blank_texts
-        if texts is None or not self.architecture.fills_blanks:
-            raise InvalidParameterError(
-                f"{self.name} is of the {self.family} family, whose networks see a text from left "
-                "to right: they cannot fill a blank by what stands behind it, and only go on at "
-                "the end (generate, chat). Blanks are filled by the first generation, ChatGLM-6B, "
-                "and by what `glimmer pretrain` makes."
-            )
-        return texts
 
     def read_adapter(self, folder: str | os.PathLike[str]) -> Adapter:
         """An adapter for this model; raises as ``glimmer.adapters.read_adapter``."""
@@ -339,6 +233,30 @@ def load(
         weights,
         release,
     )
+
+
+def load_text(model: str | os.PathLike[str], *, family: str | None = None) -> TextModel:
+    """A model without its weights, for a network that runs elsewhere. A folder needs none then.
+
+    Raises: as ``load``.
+    """
+    path, release = find_file(model)
+    with _open_for_text(path) as checkpoint:
+        facts = described(checkpoint, family)
+        return TextModel(
+            path,
+            facts.own_name,
+            facts.family,
+            facts.architecture,
+            facts.tokenizer,
+            facts.chat,
+            release or release_of(checkpoint),
+        )
+
+
+def _open_for_text(path: Path) -> Checkpoint:
+    has_weights = not path.is_dir() or any(path.glob("*.safetensors")) or any(path.glob("*.bin"))
+    return open_checkpoint(path) if has_weights else ConfigCheckpoint(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,14 @@ from glimmer.engine import (
     Request,
     SamplingParams,
     TokenConstraint,
+    TokenEngine,
 )
 from glimmer.errors import InvalidParameterError, OutOfMemoryError, PromptTooLongError
 from glimmer.loader import LoadedModel
 from glimmer.native import BLOCK_SIZE, kv_block_bytes
-from glimmer.native.model import KVDType
+from glimmer.native.model import Float32Array, KVDType
 from glimmer.outputs import RequestOutput
+from glimmer.text_model import TextModel
 from glimmer.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -102,10 +104,35 @@ class Group:
 
 
 class Session:
-    """A model, its KV cache and its engine. One thread at a time, but for ``prepare_*``."""
+    """A model's text side and the engine that runs its network. One thread at a time, but for
+    ``prepare_*``.
+    """
 
     def __init__(
         self,
+        model: TextModel,
+        engine: TokenEngine,
+        max_model_len: int,
+        adapters: AdapterPool,
+        *,
+        cache_bytes: tuple[int, int] = (0, 0),
+        plain_layout: bool = False,
+    ) -> None:
+        """``cache_bytes`` are those of the KV cache in memory, when it is full, and in address
+        space. ``plain_layout`` is for forms that an engine elsewhere follows, see
+        ``ConstraintCompiler``."""
+        self.model = model
+        self.engine = engine
+        self.max_model_len = max_model_len
+        self.adapters = adapters
+        self._cache_bytes, self.kv_cache_bytes = cache_bytes
+        self._plain_layout = plain_layout
+        self._answers: dict[int, Answer] = {}
+        self._request_ids = itertools.count()
+
+    @classmethod
+    def native(
+        cls,
         model: LoadedModel,
         *,
         max_num_seqs: int,
@@ -116,7 +143,8 @@ class Session:
         prefix_caching: bool,
         speculation: bool,
         adapters: Adapters = None,
-    ) -> None:
+    ) -> Session:
+        """On the engine of this process, with a KV cache of its own."""
         for name, value in (("max_num_seqs", max_num_seqs), ("max_waiting", max_waiting)):
             if value is not None and value < 1:
                 raise InvalidParameterError(f"{name} must be at least 1, but it is {value}.")
@@ -125,26 +153,22 @@ class Session:
                 f"kv_cache must be one of {', '.join(get_args(KVCacheKind))}, but it is "
                 f"{kv_cache!r}."
             )
-        self.model = model
         dtype = model.default_kv_dtype if kv_cache == "auto" else kv_cache
-        num_blocks, self.max_model_len = plan_cache(
-            model, dtype, max_num_seqs, max_model_len, kv_memory
-        )
-        self._block_bytes = kv_block_bytes(model.architecture, dtype)
-        self.adapters = AdapterPool(model, dtype)
-        load_all(self.adapters, adapters)
-        self.cache = model.runner.new_cache(num_blocks, dtype)
-        self.engine = Engine(
+        num_blocks, context = plan_cache(model, dtype, max_num_seqs, max_model_len, kv_memory)
+        pool = AdapterPool(model, dtype)
+        load_all(pool, adapters)
+        cache = model.runner.new_cache(num_blocks, dtype)
+        engine = Engine(
             model.runner,
-            self.cache,
+            cache,
             max_num_seqs=max_num_seqs,
-            max_model_len=self.max_model_len,
+            max_model_len=context,
             max_waiting=max_waiting,
             prefix_caching=prefix_caching,
             speculation=speculation,
         )
-        self._answers: dict[int, Answer] = {}
-        self._request_ids = itertools.count()
+        used = cache.num_blocks * kv_block_bytes(model.architecture, dtype)
+        return cls(model, engine, context, pool, cache_bytes=(used, cache.size_bytes))
 
     @property
     def default_params(self) -> SamplingParams:
@@ -156,9 +180,27 @@ class Session:
 
     @property
     def memory_bytes(self) -> int:
-        """Of the weights, the adapters and, when it is full, the KV cache."""
-        cache = self.cache.num_blocks * self._block_bytes
-        return self.model.weights_bytes + self.adapters.size_bytes + cache
+        """Of the weights, the adapters and, when it is full, the KV cache, in this machine."""
+        weights = self.model.weights_bytes if isinstance(self.model, LoadedModel) else 0
+        return weights + self.adapters.size_bytes + self._cache_bytes
+
+    def embed(self, token_ids: Sequence[int]) -> Float32Array:
+        """See ``LoadedModel.embed``.
+
+        Raises:
+            InvalidParameterError: the network runs elsewhere, where nobody gives hidden states.
+        """
+        self.check_embeds()
+        assert isinstance(self.model, LoadedModel)
+        return self.model.embed(token_ids)
+
+    def check_embeds(self) -> None:
+        """Raise InvalidParameterError where there are no embeddings."""
+        if not isinstance(self.model, LoadedModel):
+            raise InvalidParameterError(
+                "This model gives no embeddings, for its network runs in another engine, which "
+                "serves answers alone. Serve it with the native engine for that."
+            )
 
     def encode_prompts(self, prompts: Prompt | Sequence[Prompt]) -> list[Sequence[int]]:
         """Token ids of texts that get no answer.
@@ -377,7 +419,10 @@ class Session:
         from glimmer.constraints import ConstraintCompiler
 
         return ConstraintCompiler(
-            self.model.tokenizer, self.model.stop_token_ids, self.model.architecture.vocab_size
+            self.model.tokenizer,
+            self.model.stop_token_ids,
+            self.model.architecture.vocab_size,
+            plain_layout=self._plain_layout,
         )
 
 

@@ -286,13 +286,13 @@ def test_requests_are_told_to_come_again_while_a_model_loads(
     from glimmer.server import models as pool
 
     gate = threading.Event()
-    real = pool._open
+    real = pool.open_llm
 
     def slow(*values: Any) -> Any:
         gate.wait()
         return real(*values)
 
-    monkeypatch.setattr(pool, "_open", slow)
+    monkeypatch.setattr(pool, "open_llm", slow)
     with running(models[2], wait=False) as server:
         try:
             answer = httpx.get(f"{server.url}/health")
@@ -342,7 +342,7 @@ def test_a_model_that_loads_when_its_client_goes_away_is_kept(
 
     gate, begun = threading.Event(), threading.Event()
     opened: list[Any] = []
-    real = pool._open
+    real = pool.open_llm
 
     def slow(*values: Any) -> Any:
         begun.set()
@@ -351,7 +351,7 @@ def test_a_model_that_loads_when_its_client_goes_away_is_kept(
         return opened[-1]
 
     with running(models[2], {**models[0], "name": "other"}, memory="1GiB") as server:
-        monkeypatch.setattr(pool, "_open", slow)
+        monkeypatch.setattr(pool, "open_llm", slow)
         body = json.dumps({**CHAT, "model": "other"}).encode()
         host, port = server.url.removeprefix("http://").split(":")
         head = f"POST {URL} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"

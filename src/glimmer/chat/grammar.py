@@ -7,6 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 # Some space between the parts of a JSON text, as models write it, but no endless one.
 _LAYOUT = {"whitespace_pattern": r"\n?[ ]{0,32}"}
+_PLAIN_LAYOUT = {
+    "whitespace_flexible": False,
+    "item_separator": r",\n?[ ]{0,32}",
+    "key_separator": r":[ ]{0,32}",
+}
 ANY_TEXT = "/(?s:.+)/"
 
 
@@ -22,6 +27,12 @@ def with_json_layout(schema: object) -> object:
     if not isinstance(schema, dict) or "x-guidance" in schema:
         return schema
     return {**schema, "x-guidance": _LAYOUT}
+
+
+def with_plain_layout(grammar: str) -> str:
+    """The same for older versions of the library (1.7, which vLLM 0.32 has), where only separators
+    can be bounded: blanks behind commas and colons, and nowhere else."""
+    return grammar.replace(json.dumps(_LAYOUT), json.dumps(_PLAIN_LAYOUT))
 
 
 def json_rule(schema: Mapping[str, object]) -> str:

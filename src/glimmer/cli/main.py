@@ -27,7 +27,7 @@ from glimmer.cli.migrate import migrate
 from glimmer.cli.plan import plan
 from glimmer.cli.pretrain import pretrain
 from glimmer.cli.pull import pull, remove
-from glimmer.cli.serve import serve
+from glimmer.cli.serve import ServeCommand, serve
 from glimmer.cli.show import show
 from glimmer.cli.usage import usage
 from glimmer.cli.verify import verify
@@ -59,8 +59,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "pretrain": pretrain,
     "env": env,
 }
+_CLASSES = {"serve": ServeCommand}
 for name, command in _COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, cls=_CLASSES.get(name))(command)
 app.add_typer(adapter, name="adapter")
 app.add_typer(data, name="data")
 app.add_typer(keys, name="keys")

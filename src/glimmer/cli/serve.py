@@ -6,13 +6,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 _SERVER = "Address and safety"
 _RUNNING = "Running"
 _MODEL = "Each model"
 
 
+ENGINE_ARGS = "engine_args"
+
+
+class ServeCommand(TyperCommand):
+    """What stands after ``--`` is for the engine, and no model's name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta[ENGINE_ARGS], args = args[at + 1 :], args[:at]
+        return super().parse_args(ctx, args)
+
+
 def serve(
+    context: typer.Context,
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -160,6 +175,28 @@ def serve(
         str | None,
         typer.Option(help="Name the family instead of recognising it.", rich_help_panel=_MODEL),
     ] = None,
+    engine: Annotated[
+        Literal["native", "torch", "vllm"] | None,
+        typer.Option(
+            help="Who runs the network. Default: native; vllm is started, with what stands "
+            "after --.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"] | None,
+        typer.Option(
+            help="Where torch computes; auto is a GPU if there is one.", rich_help_panel=_MODEL
+        ),
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="A vLLM server that runs the model; repeatable. Its key: GLIMMER_BACKEND_API_KEY.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
 ) -> None:
     """Serve models to programs: the APIs of OpenAI, BigModel (hosted GLM) and Anthropic."""
     from glimmer.cli import terminal
@@ -178,6 +215,10 @@ def serve(
         "kv_memory": kv_memory,
         "family": family,
         "adapters": named_adapters(adapter) if adapter else None,
+        "engine": engine,
+        "device": device,
+        "backends": backend or None,
+        "engine_args": context.meta.get(ENGINE_ARGS) or None,
     }
     if adapter and len(models or ()) != 1:
         raise InvalidParameterError(

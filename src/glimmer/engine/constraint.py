@@ -77,6 +77,10 @@ class TokenConstraint(Protocol):
     def is_finished(self) -> bool:
         """Whether the answer has the form and nothing can be added to it."""
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the form holds from here on; before that, a thought may say anything."""
+
     def forced(self) -> list[int]:
         """Tokens that are bound to follow, or likely so: good drafts."""
 

@@ -55,6 +55,16 @@ class StepOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class BackendStats:
+    """One of the servers elsewhere that run the network."""
+
+    name: str
+    is_up: bool
+    num_running: int
+    """Requests that this process has under way there."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """How the engine stands, and what it has done since it was made."""
 
@@ -69,6 +79,10 @@ class EngineStats:
     """Of these, tokens that the prefix cache held."""
     num_drafts: int
     num_accepted_drafts: int
+    num_retries: int = 0
+    """Requests that another backend got, since the first one failed."""
+    backends: tuple[BackendStats, ...] = ()
+    """Where the network runs elsewhere; there are no blocks then."""
 
 
 class Engine:
@@ -165,6 +179,15 @@ class Engine:
         if (sequence := self._sequences.pop(request_id, None)) is not None:
             self._scheduler.finish(sequence)
 
+    def is_starting(self, request_id: int) -> bool:
+        return False  # what is refused is refused at once
+
+    def wake(self) -> None:
+        pass  # a step never waits
+
+    def close(self) -> None:
+        pass
+
     def step(self) -> list[StepOutput]:
         """Run one step; an output for each token that came of it and each request that failed."""
         output = self._scheduler.schedule()
@@ -253,37 +276,14 @@ class Engine:
         )
 
     def _check(self, request: Request) -> None:
-        length = len(request.prompt_token_ids)
         if self._max_waiting is not None and self._scheduler.num_waiting >= self._max_waiting:
             raise QueueFullError(
                 f"{self._scheduler.num_waiting} requests wait already, and no more may. Try again "
                 "later."
             )
-        if length == 0:
-            raise InvalidParameterError("The prompt holds no token; give at least one.")
-        if length >= self._max_model_len:
-            raise PromptTooLongError(
-                f"The prompt takes {length} tokens, but the context holds {self._max_model_len} "
-                "and the answer needs at least one. Shorten the prompt or ask for a longer context."
-            )
+        check_request(request, self._model.architecture.vocab_size, self._max_model_len)
         if request.layout is not None:
-            self._check_layout(request.layout, length)
-        vocab_size = self._model.architecture.vocab_size
-        if (request.params.logprobs or 0) > vocab_size:
-            raise InvalidParameterError(
-                f"logprobs is {request.params.logprobs}, but the vocabulary has {vocab_size} "
-                "tokens."
-            )
-        for what, ids in (
-            ("prompt", request.prompt_token_ids),
-            ("logit_bias", request.params.logit_bias),
-        ):
-            for token_id in ids:
-                if not 0 <= token_id < vocab_size:
-                    raise InvalidParameterError(
-                        f"Token id {token_id} in the {what} is outside the vocabulary: ids run "
-                        f"from 0 to {vocab_size - 1}."
-                    )
+            self._check_layout(request.layout, len(request.prompt_token_ids))
 
     def _check_layout(self, layout: TextLayout, length: int) -> None:
         if not self._model.architecture.fills_blanks:
@@ -293,6 +293,36 @@ class Engine:
         blocks = layout.block_positions
         assert blocks is not None, "a network that fills blanks has two rows of positions"
         assert len(layout.positions) == len(blocks) == length >= layout.context_length
+
+
+def check_request(request: Request, vocab_size: int, max_model_len: int) -> None:
+    """Whether a network can run a request at all.
+
+    Raises:
+        InvalidParameterError, PromptTooLongError
+    """
+    length = len(request.prompt_token_ids)
+    if length == 0:
+        raise InvalidParameterError("The prompt holds no token; give at least one.")
+    if length >= max_model_len:
+        raise PromptTooLongError(
+            f"The prompt takes {length} tokens, but the context holds {max_model_len} and the "
+            "answer needs at least one. Shorten the prompt or ask for a longer context."
+        )
+    if (request.params.logprobs or 0) > vocab_size:
+        raise InvalidParameterError(
+            f"logprobs is {request.params.logprobs}, but the vocabulary has {vocab_size} tokens."
+        )
+    for what, ids in (
+        ("prompt", request.prompt_token_ids),
+        ("logit_bias", request.params.logit_bias),
+    ):
+        for token_id in ids:
+            if not 0 <= token_id < vocab_size:
+                raise InvalidParameterError(
+                    f"Token id {token_id} in the {what} is outside the vocabulary: ids run from 0 "
+                    f"to {vocab_size - 1}."
+                )
 
 
 def _output(

@@ -36,6 +36,9 @@ class FolderFormat:
     config: FolderConfig
     tokenizer_files: Callable[[Any, str | None], Mapping[str, bytes]]
     """Tokenizer and chat template (Jinja text, if there is one) -> files by name."""
+    model_class: str | None = None
+    """The class of transformers' that runs it, and which vLLM knows by that name; None where no
+    other program runs it without remote code."""
 
 
 @dataclass(frozen=True, slots=True)

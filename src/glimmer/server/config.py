@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,6 +25,17 @@ from pydantic_settings import (
 )
 
 from glimmer.errors import InvalidParameterError, ModelNotFoundError
+
+
+class BackendConfig(BaseModel):
+    """A vLLM server that runs already."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    """Its root, such as "http://10.0.0.7:8000"."""
+    key_env: str = "GLIMMER_BACKEND_API_KEY"
+    """The variable of the environment that holds its API key, if it asks for one."""
 
 
 class ModelConfig(BaseModel):
@@ -40,6 +59,24 @@ class ModelConfig(BaseModel):
     """Of its KV cache, such as "2GiB"; by default what the memory budget leaves."""
     adapters: dict[str, str] = Field(default_factory=dict)
     """Folders by the names that requests give them."""
+    engine: Literal["native", "torch", "vllm"] = "native"
+    """Who runs the network; vllm where there are backends."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the engine torch computes."""
+    backends: list[BackendConfig] = Field(default_factory=list)
+    """vLLM servers that run the model already; without any, one is started. Addresses alone are
+    taken too."""
+    engine_args: list[str] = Field(default_factory=list)
+    """Of a vLLM that is started: what `vllm serve` takes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_backends(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("backends"), list):
+            return given
+        backends = [{"url": b} if isinstance(b, str) else b for b in given["backends"]]
+        implied = {"engine": "vllm"} if backends else {}
+        return {**implied, **given, "backends": backends}
 
     @classmethod
     def parse(cls, text: str, **values: Any) -> ModelConfig:
@@ -163,3 +200,46 @@ def _check(config: ServerConfig) -> None:
     for file in (config.tls_cert, config.tls_key):
         if file is not None and not file.is_file():
             raise InvalidParameterError(f"There is no TLS file {file}.")
+    for model in config.models:
+        _check_engine(model)
+
+
+def _check_engine(model: ModelConfig) -> None:
+    """Whether its settings are of use where it runs."""
+    if model.engine == "torch" and importlib.util.find_spec("glimmer.hf.runner") is None:
+        raise InvalidParameterError(
+            "The engine torch is not part of this version of Glimmer; there are native and vllm."
+        )
+    fields = type(model).model_fields
+    given = {
+        name
+        for name, field in fields.items()
+        if getattr(model, name) != field.get_default(call_default_factory=True)
+    }
+    for engine, own in (("vllm", {"backends", "engine_args"}), ("torch", {"device"})):
+        if model.engine != engine and (wrong := sorted(given & own)):
+            raise InvalidParameterError(
+                f"{model.name}: {', '.join(wrong)} is for the engine {engine}, but the engine is "
+                f"{model.engine}."
+            )
+    if model.engine == "torch" and ("activations" in given or model.weights in ("int8", "int4")):
+        raise InvalidParameterError(
+            f"{model.name}: weights int8, weights int4 and activations are the native engine's; "
+            "torch computes in float32, bfloat16 or float16."
+        )
+    if model.engine != "vllm":
+        return
+    useless = {"threads", "activations", "kv", "adapters"}
+    if model.backends:
+        useless |= {"weights", "kv_memory", "engine_args"}
+    if wrong := sorted(given & useless):
+        what = "the servers that are named as backends" if model.backends else "the engine vllm"
+        raise InvalidParameterError(
+            f"{model.name}: {', '.join(wrong)} means nothing to {what}. Leave it out; vLLM has "
+            "settings of its own (those of one that Glimmer starts stand after --)."
+        )
+    if model.weights in ("int8", "int4"):
+        raise InvalidParameterError(
+            f"{model.name}: vLLM does not read weights of Glimmer's {model.weights} form. Give "
+            "float32, bfloat16 or float16, or have vLLM convert them: -- --quantization ..."
+        )

@@ -33,6 +33,7 @@ ErrorKind = Literal[
     "loading",  # the server or the model is not ready yet
     "draining",  # the server is about to stop
     "memory",  # the model does not fit beside those that are in use
+    "unavailable",  # no engine that runs the model elsewhere answers
     "client_gone",  # nobody is there to be told
     "internal",
 ]
@@ -62,6 +63,7 @@ STATUS: Mapping[ErrorKind, int] = {
     "loading": 503,
     "draining": 503,
     "memory": 503,
+    "unavailable": 503,
     "client_gone": 499,  # as others record it
     "internal": 500,
 }

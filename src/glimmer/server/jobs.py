@@ -11,6 +11,7 @@ from glimmer.async_llm import AsyncLLM
 from glimmer.engine import Constraint, SamplingParams
 from glimmer.errors import (
     AdapterNotFoundError,
+    EngineUnavailableError,
     GlimmerError,
     OutOfMemoryError,
     PromptTooLongError,
@@ -23,6 +24,7 @@ from glimmer.server.errors import ApiError
 from glimmer.session import ToolChoice
 
 _RETRY_QUEUE_S = 2.0
+_RETRY_ENGINE_S = 5.0
 _MAX_FORM_CHARS = 1 << 17
 """Of a schema, a grammar or tools. What reads and follows longer ones takes the time of all."""
 
@@ -181,6 +183,8 @@ def refusal(error: GlimmerError) -> ApiError:
             return ApiError("queue_full", str(error), retry_after_s=_RETRY_QUEUE_S)
         case AdapterNotFoundError():
             return ApiError("model_not_found", str(error), param="adapter")
+        case EngineUnavailableError():
+            return ApiError("unavailable", str(error), retry_after_s=_RETRY_ENGINE_S)
         case OutOfMemoryError():
             return ApiError("context_length", str(error))
         case UsageError():

@@ -110,7 +110,7 @@ class _EngineCollector(Collector):
             "num_requests_waiting": ("Sequences in the queue.", lambda s: s.num_waiting),
             "kv_cache_usage_perc": (
                 "Share of the KV cache's blocks that is in use, 0 to 1.",
-                lambda s: 1 - s.num_free_blocks / s.num_blocks,
+                lambda s: 1 - s.num_free_blocks / s.num_blocks if s.num_blocks else 0.0,
             ),
         }
         counters: _Readers = {
@@ -123,6 +123,10 @@ class _EngineCollector(Collector):
                 lambda s: s.num_accepted_drafts,
             ),
             "engine_steps": ("Steps of the engine.", lambda s: s.num_steps),
+            "backend_retries": (
+                "Requests that another backend got, since the first one failed.",
+                lambda s: s.num_retries,
+            ),
         }
         for name, (what, read) in gauges.items():
             gauge = GaugeMetricFamily(f"glimmer:{name}", what, labels=["model_name"])
@@ -134,3 +138,13 @@ class _EngineCollector(Collector):
             for model, values in stats.items():
                 counter.add_metric([model], read(values))
             yield counter
+        labels = ["model_name", "backend"]
+        up = GaugeMetricFamily("glimmer:backend_up", "Whether a backend answers.", labels=labels)
+        running = GaugeMetricFamily(
+            "glimmer:backend_requests_running", "Requests under way there.", labels=labels
+        )
+        for model, values in stats.items():
+            for backend in values.backends:
+                up.add_metric([model, backend.name], float(backend.is_up))
+                running.add_metric([model, backend.name], backend.num_running)
+        yield from (up, running)

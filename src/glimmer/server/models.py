@@ -13,10 +13,9 @@ from typing import Any
 
 from glimmer.async_llm import AsyncLLM
 from glimmer.errors import GlimmerError, OutOfMemoryError
-from glimmer.loader import load
-from glimmer.model_memory import memory_of
 from glimmer.native import available_memory, trim_heap
 from glimmer.server.config import ModelConfig
+from glimmer.server.engines import open_llm, weights_bytes
 from glimmer.server.errors import ApiError
 from glimmer.session import parse_bytes
 
@@ -56,6 +55,7 @@ class ModelPool:
         self._clock = itertools.count(1)
         self._loading = asyncio.Lock()
         self._is_started = False
+        self._is_closing = False
 
     @property
     def is_ready(self) -> bool:
@@ -139,6 +139,7 @@ class ModelPool:
             slot.num_users -= 1
 
     async def aclose(self) -> None:
+        self._is_closing = True
         async with self._loading:
             for slot in self._slots.values():
                 await self._unload(slot)
@@ -177,12 +178,14 @@ class ModelPool:
 
     async def _load(self, slot: _Slot) -> None:
         await self._unload(slot)
-        weights = await asyncio.to_thread(_weights_bytes, slot.config)
+        weights = await asyncio.to_thread(weights_bytes, slot.config)
         kv_memory = self._kv_memory(slot.config, weights)
         slot.size_bytes = weights + (parse_bytes(kv_memory) if kv_memory is not None else 0)
         await self._make_room(slot)
         start = time.perf_counter()
-        slot.llm = await asyncio.to_thread(_open, slot.config, kv_memory)
+        slot.llm = await asyncio.to_thread(
+            open_llm, slot.config, kv_memory, lambda: self._is_closing
+        )
         slot.size_bytes = slot.llm.memory_bytes
         _LOG.info(
             "%s is loaded (%.1f s, %.2f GiB)",
@@ -195,11 +198,14 @@ class ModelPool:
         """One model alone takes what there is, unless a limit was set; several share the budget
         equally."""
         assert self._budget is not None
+        if config.engine == "vllm":
+            return None  # not of this process's memory
         if config.kv_memory is not None:
             return config.kv_memory
-        if len(self._slots) == 1 and not self._is_limited:
+        here = [slot for slot in self._slots.values() if slot.config.engine != "vllm"]
+        if len(here) == 1 and not self._is_limited:
             return None
-        return max(self._budget // len(self._slots) - weights, _LEAST_KV_BYTES)
+        return max(self._budget // len(here) - weights, _LEAST_KV_BYTES)
 
     async def _make_room(self, slot: _Slot) -> None:
         """Unload idle models until ``slot`` fits.
@@ -215,7 +221,7 @@ class ModelPool:
                 f"together may take {self._budget / 2**20:.0f} MiB. Allow more with --memory, or "
                 "less for its KV cache with --kv-memory."
             )
-        others = [s for s in self._slots.values() if s is not slot and s.llm is not None]
+        others = [s for s in self._slots.values() if s is not slot and s.llm and s.size_bytes]
         others.sort(key=lambda s: s.last_used)
         while others and slot.size_bytes + sum(s.size_bytes for s in others) > self._budget:
             idle = next((s for s in others if s.num_users == 0), None)
@@ -241,27 +247,3 @@ class ModelPool:
 def _adapters(slot: _Slot) -> Sequence[str]:
     """Those that requests may name: of a model that is not loaded, those that it will have."""
     return list(slot.config.adapters) if slot.llm is None else slot.llm.adapters
-
-
-def _weights_bytes(config: ModelConfig) -> int:
-    memory = memory_of(config.source, weights=config.weights, family=config.family)
-    return memory.plan.weights
-
-
-def _open(config: ModelConfig, kv_memory: int | str | None) -> AsyncLLM:
-    model = load(
-        config.source,
-        weights=config.weights,
-        family=config.family,
-        num_threads=config.threads,
-        activations=config.activations,
-    )
-    return AsyncLLM(
-        model,
-        max_num_seqs=config.max_num_seqs,
-        max_model_len=config.max_model_len,
-        kv_cache=config.kv,
-        kv_memory=kv_memory,
-        max_waiting=config.max_waiting,
-        adapters=config.adapters,
-    )

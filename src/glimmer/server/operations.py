@@ -41,6 +41,9 @@ async def ready(service: ServiceOf) -> Response:
     """200 while a new request would be taken; for load balancers."""
     if service.is_draining:
         return JSONResponse({"status": "draining"}, 503, {"Retry-After": "5"})
+    llm = service.pool.loaded().get(service.pool.default_name)
+    if llm is not None and (backends := llm.stats.backends) and not any(b.is_up for b in backends):
+        return JSONResponse({"status": "no backend"}, 503, {"Retry-After": "5"})
     return await health(service)
 
 

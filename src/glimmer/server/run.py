@@ -15,6 +15,7 @@ from glimmer.errors import InvalidParameterError
 from glimmer.server import logs
 from glimmer.server.app import create_app
 from glimmer.server.config import ServerConfig
+from glimmer.server.engines import check
 from glimmer.server.service import Service
 
 _LOG = logging.getLogger("glimmer.server")
@@ -87,6 +88,7 @@ class Server(uvicorn.Server):
     Raises:
         InvalidParameterError: the address may not or cannot be used.
         ModelNotFoundError: one of the models is not there.
+        GlimmerError: the engine of one cannot run it.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -94,6 +96,7 @@ class Server(uvicorn.Server):
         try:
             for model in config.models:
                 find_file(model.source)  # a slip of the pen is told before anything is loaded
+                check(model)
             check_exposure(config, self.service.access.asks_for_keys())
             _check_certificate(config)
             self._listener = _listen(config)

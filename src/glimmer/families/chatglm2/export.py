@@ -19,6 +19,7 @@ from glimmer.tokenizers import SentencePieceTokenizer
 from glimmer.tokenizers.export import sentence_piece_gguf, sentence_piece_json, tokenizer_config
 
 GGUF_ARCHITECTURE = "chatglm"
+MODEL_CLASS = "GlmForCausalLM"
 
 
 def gguf_keys(a: Architecture, prefix: str = GGUF_ARCHITECTURE) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def native_config(
     eos_token_ids: Sequence[int],
     pad_token_id: int | None,
     model_type: str = "glm",
-    model_class: str = "GlmForCausalLM",
+    model_class: str = MODEL_CLASS,
 ) -> dict[str, Any]:
     """config.json of transformers' native class.
 
@@ -187,7 +188,7 @@ EXPORTER = Exporter(
     gguf_architecture=GGUF_ARCHITECTURE,
     gguf_keys=gguf_keys,
     gguf_tokenizer=gguf_tokenizer,
-    folder=FolderFormat("native", named(_NAME, native_config), native_tokenizer),
+    folder=FolderFormat("native", named(_NAME, native_config), native_tokenizer, MODEL_CLASS),
     chat_template=_TEMPLATE,
     integers=FolderFormat("official", named(_NAME, official_config), official_tokenizer(_NAME)),
 )

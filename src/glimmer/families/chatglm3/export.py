@@ -19,7 +19,10 @@ EXPORTER = replace(
     chatglm2.EXPORTER,
     chat_template=_TEMPLATE,
     folder=FolderFormat(
-        "native", chatglm2.named(_NAME, chatglm2.native_config), chatglm2.native_tokenizer
+        "native",
+        chatglm2.named(_NAME, chatglm2.native_config),
+        chatglm2.native_tokenizer,
+        chatglm2.MODEL_CLASS,
     ),
     integers=FolderFormat(
         "official",

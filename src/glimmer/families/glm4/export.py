@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glimmer.checkpoints.gguf_writer import GGUFValue
-from glimmer.families.chatglm2.export import GGUF_ARCHITECTURE, gguf_keys, native_config
+from glimmer.families.chatglm2.export import (
+    GGUF_ARCHITECTURE,
+    MODEL_CLASS,
+    gguf_keys,
+    native_config,
+)
 from glimmer.families.exporter import Exporter, FolderFormat
 from glimmer.families.glm4.tokenizer import END_OF_TEXT, GMASK, START, USER
 from glimmer.tokenizers.export import (
@@ -54,6 +59,6 @@ EXPORTER = Exporter(
     gguf_architecture=GGUF_ARCHITECTURE,
     gguf_keys=gguf_keys,
     gguf_tokenizer=gguf_tokenizer,
-    folder=FolderFormat("native", native_config, tokenizer_files),
+    folder=FolderFormat("native", native_config, tokenizer_files, MODEL_CLASS),
     chat_template=TEMPLATE,
 )

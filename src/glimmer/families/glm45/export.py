@@ -12,6 +12,7 @@ from glimmer.families.glm4 import export as glm4
 from glimmer.families.glm4_0414 import export as glm4_0414
 
 GGUF_ARCHITECTURE = "glm4moe"
+_MODEL_CLASS = "Glm4MoeForCausalLM"
 _SIGMOID = 2  # llama.cpp's LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
 
 
@@ -35,9 +36,7 @@ def gguf_keys(a: Architecture) -> dict[str, Any]:
 
 def native_config(a: Architecture, **rest: Any) -> dict[str, Any]:
     assert a.experts is not None
-    config = chatglm2.native_config(
-        a, model_type="glm4_moe", model_class="Glm4MoeForCausalLM", **rest
-    )
+    config = chatglm2.native_config(a, model_type="glm4_moe", model_class=_MODEL_CLASS, **rest)
     return config | {
         "first_k_dense_replace": a.experts.num_dense_layers,
         "moe_intermediate_size": a.experts.intermediate_size,
@@ -66,6 +65,8 @@ EXPORTER = Exporter(
     gguf_architecture=GGUF_ARCHITECTURE,
     gguf_keys=gguf_keys,
     gguf_tokenizer=glm4_0414.gguf_tokenizer,
-    folder=FolderFormat("native", native_config, partial(glm4.tokenizer_files, prefix=())),
+    folder=FolderFormat(
+        "native", native_config, partial(glm4.tokenizer_files, prefix=()), _MODEL_CLASS
+    ),
     chat_template=_TEMPLATE,
 )

@@ -15,10 +15,11 @@ from glimmer.tokenizers.export import ByteLevelTokenizer
 
 GGUF_ARCHITECTURE = "glm4"
 _PRE_TOKENIZER = "glm4"
+_MODEL_CLASS = "Glm4ForCausalLM"
 
 
 def native_config(a: Architecture, **rest: Any) -> dict[str, Any]:
-    return chatglm2.native_config(a, model_type="glm4", model_class="Glm4ForCausalLM", **rest)
+    return chatglm2.native_config(a, model_type="glm4", model_class=_MODEL_CLASS, **rest)
 
 
 def gguf_tokenizer(tokenizer: ByteLevelTokenizer, vocab_size: int) -> Mapping[str, GGUFValue]:
@@ -30,6 +31,8 @@ EXPORTER = Exporter(
     gguf_keys=partial(chatglm2.gguf_keys, prefix=GGUF_ARCHITECTURE),
     gguf_tokenizer=gguf_tokenizer,
     # The chat template carries the prefix: no text gets it by itself.
-    folder=FolderFormat("native", native_config, partial(glm4.tokenizer_files, prefix=())),
+    folder=FolderFormat(
+        "native", native_config, partial(glm4.tokenizer_files, prefix=()), _MODEL_CLASS
+    ),
     chat_template=glm4.TEMPLATE,
 )

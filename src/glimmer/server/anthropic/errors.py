@@ -24,6 +24,7 @@ _TYPES: Mapping[ErrorKind, str] = {
     "loading": "overloaded_error",
     "draining": "overloaded_error",
     "memory": "overloaded_error",
+    "unavailable": "overloaded_error",
     "internal": "api_error",
 }
 _OVERLOADED = 529

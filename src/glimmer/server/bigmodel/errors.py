@@ -32,6 +32,7 @@ _CODES: Mapping[ErrorKind, str] = {
     "loading": "1305",
     "draining": "1305",
     "memory": "1305",
+    "unavailable": "1305",
     "client_gone": "1200",
     "internal": "1200",
 }

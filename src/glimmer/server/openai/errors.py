@@ -23,6 +23,7 @@ _NAMES: Mapping[ErrorKind, tuple[str, str | None]] = {
     "loading": ("server_error", "model_loading"),
     "draining": ("server_error", "server_stopping"),
     "memory": ("server_error", "model_unavailable"),
+    "unavailable": ("server_error", "model_unavailable"),
     "internal": ("server_error", None),
 }
 
