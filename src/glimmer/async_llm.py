@@ -353,6 +353,7 @@ class AsyncLLM:
         *,
         method: InfillMethod = "auto",
         priority: int = 0,
+        adapter: str | None = None,
         stream: Literal[False] = False,
     ) -> InfillOutput: ...
 
@@ -364,6 +365,7 @@ class AsyncLLM:
         *,
         method: InfillMethod = "auto",
         priority: int = 0,
+        adapter: str | None = None,
         stream: Literal[True],
     ) -> AsyncGenerator[InfillOutput, None]: ...
 
@@ -374,11 +376,18 @@ class AsyncLLM:
         *,
         method: InfillMethod = "auto",
         priority: int = 0,
+        adapter: str | None = None,
         stream: bool = False,
     ) -> InfillOutput | AsyncGenerator[InfillOutput, None]:
         """As ``LLM.infill``; with ``stream``, ``async for output in await llm.infill(...)``."""
         infilling = await asyncio.to_thread(
-            Infilling, self._session, text, params, method=method, priority=priority
+            Infilling,
+            self._session,
+            text,
+            params,
+            method=method,
+            priority=priority,
+            adapter=adapter,
         )
         outputs = self._fill(infilling, await self._stream([infilling.prepare()]))
         if stream:

@@ -120,6 +120,7 @@ class Infilling:
     Raises:
         InvalidParameterError: no blank; a network that fills none; a method or params that are not
             allowed.
+        AdapterNotFoundError: no adapter of this name is loaded.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Infilling:
         *,
         method: InfillMethod = "auto",
         priority: int = 0,
+        adapter: str | None = None,
     ) -> None:
         if method not in get_args(InfillMethod):
             raise InvalidParameterError(
@@ -145,6 +147,7 @@ class Infilling:
         self.text = read_blanks(text, session.model)
         self._session = session
         self._priority = priority
+        self._adapter = session.adapters.find(adapter)
         self._tokenizer = session.model.tokenizer
         blanks = session.model.architecture.blanks
         assert blanks is not None, "read_blanks refuses such a network"
@@ -179,7 +182,7 @@ class Infilling:
             answer = [t for ids in filled for t in (self._start_id, *ids)] + [self._start_id]
         layout = span_layout(len(context), spans)
         return self._session.prepare_layout(
-            number, [*context, *answer], layout, self._params, self._priority
+            number, [*context, *answer], layout, self._params, self._priority, self._adapter
         )
 
     def take(self, output: RequestOutput) -> InfillOutput:

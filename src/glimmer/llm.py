@@ -239,6 +239,7 @@ class LLM:
         *,
         method: InfillMethod = "auto",
         priority: int = 0,
+        adapter: str | None = None,
         stream: Literal[False] = False,
     ) -> InfillOutput: ...
 
@@ -250,6 +251,7 @@ class LLM:
         *,
         method: InfillMethod = "auto",
         priority: int = 0,
+        adapter: str | None = None,
         stream: Literal[True],
     ) -> Generator[InfillOutput, None, None]: ...
 
@@ -260,6 +262,7 @@ class LLM:
         *,
         method: InfillMethod = "auto",
         priority: int = 0,
+        adapter: str | None = None,
         stream: bool = False,
     ) -> InfillOutput | Generator[InfillOutput, None, None]:
         """Fill the blanks of a text, [MASK], [sMASK] or [gMASK], one after another.
@@ -273,11 +276,14 @@ class LLM:
         Raises:
             InvalidParameterError: no blank in the text; a network that sees a text from left to
                 right only.
+            AdapterNotFoundError: no adapter of this name is loaded.
             PromptTooLongError: the text, or the text and the first fills, leave no room in the
                 context.
             GenerationError: the model produced no usable logits.
         """
-        infilling = Infilling(self._session, text, params, method=method, priority=priority)
+        infilling = Infilling(
+            self._session, text, params, method=method, priority=priority, adapter=adapter
+        )
         outputs = self._fill(infilling)
         if stream:
             return outputs

@@ -15,6 +15,7 @@ from glimmer.answer import Answer
 from glimmer.architecture import TextLayout
 from glimmer.chat import AnswerParser, Message, ToolSpec, to_messages, to_tools
 from glimmer.engine import (
+    AdapterWeights,
     Constraint,
     Engine,
     EngineStats,
@@ -271,7 +272,7 @@ class Session:
             thought_end=self.model.thought_end(thinking),
             guards_by_default=True,
             priority=priority,
-            adapter=adapter,
+            adapter=self.adapters.find(adapter),
         )
 
     def prepare_prompts(
@@ -291,9 +292,10 @@ class Session:
                 f"There must be one params for all prompts or one for each of the {len(given)}, "
                 f"but there are {len(params)}."
             )
+        weights = self.adapters.find(adapter)
         return [
             self._prepare(
-                index, prompt, p, allow_special=allow_special, priority=priority, adapter=adapter
+                index, prompt, p, allow_special=allow_special, priority=priority, adapter=weights
             )
             for index, (prompt, p) in enumerate(zip(given, params, strict=True))
         ]
@@ -305,10 +307,17 @@ class Session:
         layout: TextLayout,
         params: SamplingParams,
         priority: int,
+        adapter: AdapterWeights | None,
     ) -> Prepared:
         """A prompt whose tokens stand where ``layout`` says. Raises InvalidParameterError."""
         return self._prepare(
-            index, token_ids, params, guards_by_default=True, priority=priority, layout=layout
+            index,
+            token_ids,
+            params,
+            guards_by_default=True,
+            priority=priority,
+            layout=layout,
+            adapter=adapter,
         )
 
     def refuse_hopeless(self, texts: Iterable[str]) -> None:
@@ -370,9 +379,8 @@ class Session:
         guards_by_default: bool = False,
         priority: int = 0,
         layout: TextLayout | None = None,
-        adapter: str | None = None,
+        adapter: AdapterWeights | None = None,
     ) -> Prepared:
-        weights = self.adapters.find(adapter)
         # A model without tokenizer files still continues token ids.
         needs_text = isinstance(prompt, str) or self.model.has_tokenizer
         tokenizer = self.model.tokenizer if needs_text else None
@@ -400,7 +408,7 @@ class Session:
                 fork_of=first if number else None,
                 make_constraint=make_constraint,
                 layout=layout,
-                adapter=weights,
+                adapter=adapter,
             )
             for number, request_id in enumerate(ids)
         )

@@ -17,12 +17,15 @@ from glimmer.errors import (
     MalformedCheckpointError,
     UnsupportedArchitectureError,
 )
+from glimmer.families import all_families
 from glimmer.loader import LoadedModel
+from glimmer.merging import merge
 from tests.support import adapters, families, golden, hf_folder
 from tests.support.adapters import add_modules, file_tensors, random_modules, write_lora
 from tests.support.tiny import random_text
 from tests.test_export import LAYOUTS
 from tests.test_golden import results, sequences
+from tests.test_infilling import lively_folder, lively_weights
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=16, ignore_eos=True, logprobs=3)
 DRAWN = SamplingParams(temperature=1, seed=5, max_new_tokens=16, ignore_eos=True, logprobs=3)
@@ -236,6 +239,31 @@ def test_loaded_while_others_are_answered(folders: dict[str, Path]) -> None:
             assert llm.adapters == []
 
     asyncio.run(talk())
+
+
+def test_blanks_are_filled_with_an_adapter(tmp_path: Path) -> None:
+    """All of a text with the adapter that was there when it began, as the merged model fills it."""
+    architecture, weights = lively_weights()
+    layout = all_families()["chatglm"].weight_map.layout("official")
+    assert layout is not None
+    modules = random_modules(families.assemble(layout, architecture, weights), 4)
+    folder = write_lora(tmp_path / "a", modules)
+    base = lively_folder(tmp_path / "base")
+    merge(base, folder, tmp_path / "whole", dtype="float32")
+    text, params = "The [MASK] jumps over [gMASK]", SamplingParams(temperature=0, max_new_tokens=5)
+    llm, whole = (
+        LLM(load(path, weights="float32", num_threads=1), max_model_len=128)
+        for path in (base, tmp_path / "whole")
+    )
+    llm.load_adapter("a", folder)
+    outputs = llm.infill(text, params, adapter="a", stream=True)
+    next(outputs)
+    llm.unload_adapter("a")
+    *_, last = outputs
+    assert last.text == whole.infill(text, params).text
+    assert last.text != llm.infill(text, params).text
+    with pytest.raises(AdapterNotFoundError):
+        llm.infill(text, params, adapter="a")
 
 
 # --- what the official code made of prefixes

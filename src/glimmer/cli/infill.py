@@ -48,14 +48,18 @@ def infill(
 ) -> None:
     """Fill the blanks of a text, one after another. For ChatGLM-6B's kind of network."""
     from glimmer.cli import sampling
-    from glimmer.cli.loading import open_llm
+    from glimmer.cli.loading import chosen_adapter, open_llm
     from glimmer.cli.prompt_input import read_prompt
 
     sampling.check(sampling_options)
     text = read_prompt(prompt)
     llm = open_llm(model, load_options)
     params = sampling.choose_params(llm, sampling_options)
-    _print(llm, llm.infill(text, params, method=method, stream=True), as_json=as_json)
+    _print(
+        llm,
+        llm.infill(text, params, method=method, adapter=chosen_adapter(llm), stream=True),
+        as_json=as_json,
+    )
 
 
 def _print(llm: LLM, outputs: Iterator[InfillOutput], *, as_json: bool) -> None:

@@ -107,7 +107,12 @@ async def stream(llm: AsyncLLM, job: Job) -> AsyncGenerator[RequestOutput, None]
             )
         if isinstance(job, InfillJob):
             outputs = await llm.infill(
-                job.text, params, method=job.method, priority=job.priority, stream=True
+                job.text,
+                params,
+                method=job.method,
+                priority=job.priority,
+                adapter=job.adapter,
+                stream=True,
             )
             return _fills(outputs)
         assert isinstance(job, TextJob)

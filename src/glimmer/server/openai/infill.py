@@ -35,6 +35,7 @@ async def create_infilling(
         model=body.model,
         sampling=body.sampling(),
         priority=body.priority,
+        adapter=body.adapter,
         text=body.prompt,
         method=body.method,
     )
