@@ -52,9 +52,11 @@ def prepare_output(output: Path, *, overwrite: bool) -> None:
 
 def write_result(config: FinetuneConfig, trainer: Any, text: TextSide, base: str) -> None:
     """The files of the method. All processes call it: each gives its shard of the weights."""
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    wrapped = trainer.model_wrapped if sharded else trainer.model
-    state = trainer.accelerator.get_state_dict(wrapped) if sharded else None
+    state = None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        # On a processor a tensor that is gathered may still be under way.
+        state = {n: t.wait() if hasattr(t, "wait") else t for n, t in gathered.items()}
     if not trainer.is_world_process_zero():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from datasets import Dataset
 from safetensors.torch import save_file
@@ -49,16 +50,19 @@ class _Shared:
             if trainer.args.mixed_precision != "no":
                 plugin.set_mixed_precision(trainer.args.mixed_precision)
             state.fsdp_plugin = plugin
-            state.distributed_type = DistributedType.FSDP
+            # Where a process first learns it, and where each new view of the state copies it from.
+            for shared in (state._shared_state, PartialState._shared_state):
+                shared["distributed_type"] = DistributedType.FSDP
             trainer.is_fsdp_enabled = True
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         trainer: Any = self
-        if self.is_adapter or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        folder = Path(output_dir or trainer.args.output_dir)
+        if trainer.is_fsdp_enabled:  # which saves its shards itself, beside the optimizer's
+            folder.mkdir(parents=True, exist_ok=True)
+        elif self.is_adapter or trainer.is_deepspeed_enabled:
             super().save_model(output_dir, _internal_call)  # type: ignore[misc]
-            return
-        if trainer.args.should_save:
-            folder = Path(output_dir or trainer.args.output_dir)
+        elif trainer.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
             trained = {
                 name: parameter.detach().contiguous()
