@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from glimmer.training import finetune
 from glimmer.training.config import FinetuneConfig
 from tests.support import tuning
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet")]
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +27,32 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tuning.tiny_model(tmp_path_factory.mktemp("model") / "m")
 
 
-def launch(config: FinetuneConfig, *flags: str, processes: int = 2) -> Any:
-    """The report of a run under torchrun."""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def write_config(config: FinetuneConfig) -> Path:
     file = config.output.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    return file
+
+
+def command(file: Path, processes: int, *flags: str) -> list[str]:
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
+        "-m", "glimmer", "finetune", str(file), *flags,
+    ]  # fmt: skip
+
+
+def launch(config: FinetuneConfig, *flags: str) -> Any:
+    """The report of a run of two processes under torchrun."""
     done = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
-            "--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
-            "-m", "glimmer", "finetune", str(file), *flags,
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        command(write_config(config), 2, *flags),
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return json.loads((config.output / "training.json").read_text())
 
@@ -105,3 +118,21 @@ def test_two_processes_resume(model: Path, tmp_path: Path, fsdp: bool) -> None:
                 file.unlink()
     resumed = launch(cut, "--resume")
     assert losses(resumed) == losses(straight)
+
+
+def test_ctrl_c_stops_all_processes_together(model: Path, tmp_path: Path) -> None:
+    data = tuning.answers(tmp_path / "a.jsonl")
+    config = tuning.settings(tmp_path, model, data, max_steps=100_000, save_every=10)
+    file = write_config(config)
+    with subprocess.Popen(
+        command(file, 2), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        while not list((config.output / "checkpoints").glob("checkpoint-*/trainer_state.json")):
+            assert launcher.poll() is None
+            time.sleep(0.1)
+        launcher.send_signal(signal.SIGINT)
+        _, said = launcher.communicate(timeout=60)
+    report = json.loads((config.output / "training.json").read_text())
+    assert not report["finished"]
+    assert (config.output / "checkpoints" / f"checkpoint-{len(report['losses'])}").is_dir()
+    assert said.count("the same command with --resume goes on from there") == 1
