@@ -130,8 +130,8 @@ def settings(tmp_path: Path, **values: Any) -> PretrainConfig:
     given = {
         "data": texts, "output": tmp_path / "out", "vocab_size": 480, "layers": 2, "hidden": 32,
         "heads": 2, "inner": 64, "row_length": 64, "batch_size": 4, "steps": 6, "log_every": 1,
-        "save_every": 3, "held_out_share": 0.1, "held_out_rows": 4, "device": "cpu",
-        "learning_rate": 5e-3, **values,
+        "save_every": 3, "eval_every": 3, "held_out_share": 0.1, "held_out_rows": 4,
+        "device": "cpu", "learning_rate": 5e-3, **values,
     }  # fmt: skip
     return load_pretrain_config(None, given)
 
@@ -159,6 +159,8 @@ def test_a_run_writes_a_model_that_the_engine_fills_with(
     assert report["finished"]
     assert report["held_out"]["eval_mask_loss"] == result.scores["mask"].loss
     assert report["parameters"] == result.num_parameters
+    assert [e["step"] for e in report["evaluations"]] == [3, 6]
+    assert report["evaluations"][-1]["eval_mask_loss"] == result.scores["mask"].loss
     for folder in (result.model, config.output / "checkpoints" / "checkpoint-3"):
         model = load(folder, num_threads=1)
         assert model.architecture.blanks is not None

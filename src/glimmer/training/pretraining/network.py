@@ -13,7 +13,6 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from glimmer.families.chatglm.export import SEVERAL_BLANKS
-from glimmer.families.chatglm.family import RESIDUAL_SCALE
 from glimmer.hf.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glimmer.training.blank_infilling import IGNORED, BlankTokens, Row
 from glimmer.training.pretraining.config import PretrainConfig
@@ -86,21 +85,18 @@ def new_network(
 
 
 def _draw_weights(network: BlankInfillingNetwork) -> None:
-    """Matrices that keep the variance of what they are given; embeddings as the config says.
+    """Matrices that keep the variance of what they are given; embeddings as transformers has them.
 
-    A block adds what it computes to its normed input times √56, whatever the number of layers (see
-    ``RESIDUAL_SCALE``): made for 28 of them. In a network of few layers what they add would drown,
-    and it would learn little but frequencies. So what each adds begins larger, by as much as there
-    are fewer: in all of them the variance of the input once more, as it is with 28.
+    A block adds what it computes to its normed input times √56, whatever the number of layers
+    (``RESIDUAL_SCALE`` of the family): made for 28 of them. With the small weights that are usual,
+    of 0.02, what few layers add would drown in it, and a short run learns frequencies alone.
     """
-    layers = network.transformer.layers
-    share = RESIDUAL_SCALE / math.sqrt(2 * len(layers))
-    for layer in layers:
+    for layer in network.transformer.layers:
         for linear, gain in (
             (layer.attention.query_key_value, 1.0),
-            (layer.attention.dense, share),
+            (layer.attention.dense, 1.0),
             (layer.mlp.dense_h_to_4h, 1.0),
-            (layer.mlp.dense_4h_to_h, share / _GELU_RMS),
+            (layer.mlp.dense_4h_to_h, 1 / _GELU_RMS),
         ):
             nn.init.normal_(linear.weight, std=gain / math.sqrt(linear.in_features))
 

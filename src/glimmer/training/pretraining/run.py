@@ -152,7 +152,8 @@ def _trainer(
     tokens: BlankTokens,
     console: Console,
 ) -> tuple[BlankTrainer, tuple[StopOnSignal, ProgressBar]]:
-    arguments = training_arguments(config, config.output / output.CHECKPOINTS)
+    checkpoints = config.output / output.CHECKPOINTS
+    arguments = training_arguments(config, checkpoints, measures=bool(held_out))
     per_step = config.batch_size * config.gradient_accumulation * arguments.world_size
     trainer = BlankTrainer(
         model=model,

@@ -24,7 +24,8 @@ class BlankTrainer(Trainer):
     def __init__(
         self, *args: Any, held_out: Mapping[Kind, Sequence[Row]], end_id: int, **values: Any
     ) -> None:
-        super().__init__(*args, data_collator=collate, **values)
+        rows = [row for of_kind in held_out.values() for row in of_kind]
+        super().__init__(*args, data_collator=collate, eval_dataset=rows, **values)
         self._held_out = held_out
         self._end_id = end_id
         self._sums = torch.zeros(2, len(KINDS), dtype=torch.float64)
@@ -96,7 +97,10 @@ def score_network(
     return Score.of(torch.cat(losses).double().numpy(), torch.cat(hits).numpy())
 
 
-def training_arguments(config: PretrainConfig, checkpoints: Path) -> TrainingArguments:
+def training_arguments(
+    config: PretrainConfig, checkpoints: Path, *, measures: bool
+) -> TrainingArguments:
+    """``measures``: whether there are texts to measure on."""
     every = config.save_every or max(1, config.steps // 10)
     return TrainingArguments(
         output_dir=str(checkpoints),
@@ -124,7 +128,7 @@ def training_arguments(config: PretrainConfig, checkpoints: Path) -> TrainingArg
         save_strategy="steps",
         save_steps=every,
         save_total_limit=config.keep_checkpoints,
-        eval_strategy="steps" if config.eval_every else "no",
+        eval_strategy="steps" if config.eval_every and measures else "no",
         eval_steps=config.eval_every,
         remove_unused_columns=False,
         disable_tqdm=True,  # the bar is ours
