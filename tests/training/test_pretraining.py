@@ -220,11 +220,19 @@ def test_a_resumed_run_has_the_same_losses(
     resumed = pretrain(again, resume=True)
     assert [e["loss"] for e in resumed.losses] == [e["loss"] for e in whole.losses]
     assert resumed.scores == whole.scores
-    with pytest.raises(InvalidParameterError, match=r"other settings \(steps 6 -> 7"):
+    with pytest.raises(InvalidParameterError, match=r"other settings \(steps 6 -> 7\)"):
         pretrain(again.model_copy(update={"steps": 7}), resume=True)
+    less = tmp_path / "less.jsonl"
+    less.write_text("\n".join(config.data[0].read_text().split("\n")[:-1]))
+    shutil.copytree(again.output, tmp_path / "copy")
+    run = tmp_path / "copy" / "checkpoints" / "run.json"
+    run.write_text(run.read_text().replace(str(config.data[0]), str(less)))
+    other = again.model_copy(update={"data": [less], "output": tmp_path / "copy"})
+    with pytest.raises(InvalidParameterError, match="begun with other texts"):
+        pretrain(other, resume=True)
     with pytest.raises(InvalidParameterError, match="exists already"):
         pretrain(again)
-    with pytest.raises(InvalidParameterError, match="no checkpoint to go on from"):
+    with pytest.raises(InvalidParameterError, match="no checkpoint to resume from"):
         pretrain(again.model_copy(update={"output": tmp_path / "new"}), resume=True)
 
 
@@ -236,11 +244,11 @@ def test_training_goes_on_with_a_model(
     config = settings(tmp_path)
     arguments = [
         "--data", str(config.data[0]), "--output", str(tmp_path / "more"), "--base",
-        str(before.model), "--steps", "2", "--json",
+        str(before.model), "--steps", "2", "--set", "learning_rate=1.0e-4", "--json",
     ]  # fmt: skip
     file = tmp_path / "config.yaml"
     file.write_text(
-        "row_length: 64\nbatch_size: 4\nlog_every: 1\ndevice: cpu\nlearning_rate: 1.0e-4\n"
+        "row_length: 64\nbatch_size: 4\nlog_every: 1\ndevice: cpu\n"
         "held_out_rows: 4\nmix: {mask: 1}\n"
     )
     assert main(["pretrain", str(file), *arguments]) == 0

@@ -92,7 +92,7 @@ def finetune(
         "device": device,
     }
     given = {key: value for key, value in flags.items() if value not in (None, [])}
-    made = training.load_config(config, _parse_settings(settings or ()) | given)
+    made = training.load_config(config, parse_settings(settings or ()) | given)
     console = terminal.messages()
     result = training.finetune(made, resume=resume, overwrite=force, console=console)
     if not result.is_main:
@@ -108,7 +108,7 @@ def finetune(
         raise typer.Exit(130)
 
 
-def _parse_settings(settings: Any) -> dict[str, Any]:
+def parse_settings(settings: Any) -> dict[str, Any]:
     """By key, the values of ``KEY=VALUE``. Raises InvalidParameterError for another form."""
     if not settings:
         return {}

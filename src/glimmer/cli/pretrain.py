@@ -29,6 +29,14 @@ def pretrain(
     preset: Annotated[str | None, typer.Option(help="Size: tiny, 5M or 10M.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the optimizer.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and blanks.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other key of CONFIG, its value as YAML: --set row_length=256.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in OUTPUT.")
     ] = False,
@@ -38,6 +46,7 @@ def pretrain(
     """Train a network of ChatGLM-6B's kind to fill the blanks of texts."""
     from glimmer import training
     from glimmer.cli import terminal
+    from glimmer.cli.finetune import parse_settings
     from glimmer.training.pretraining.config import load_pretrain_config
 
     flags: dict[str, Any] = {
@@ -49,7 +58,7 @@ def pretrain(
         "seed": seed,
     }
     given = {key: value for key, value in flags.items() if value not in (None, [])}
-    made = load_pretrain_config(config, given)
+    made = load_pretrain_config(config, parse_settings(settings or ()) | given)
     console = terminal.messages()
     result = training.pretrain(made, resume=resume, overwrite=force, console=console)
     if result.is_main:

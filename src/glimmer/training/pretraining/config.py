@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from glimmer.errors import InvalidParameterError, MissingExtraError, ModelNotFoundError
+from glimmer.errors import InvalidParameterError
 from glimmer.training.blank_infilling import Kind, Objective
+from glimmer.training.config import read_yaml
 
 Preset = Literal["tiny", "5M", "10M"]
 
@@ -183,7 +184,7 @@ def load_pretrain_config(
         InvalidParameterError: no YAML mapping, an unknown key, or a value that is not allowed.
         MissingExtraError: PyYAML is not installed.
     """
-    values = ({} if file is None else _read_yaml(file)) | dict(given or {})
+    values = ({} if file is None else read_yaml(file)) | dict(given or {})
     where = "the settings" if file is None else str(file)
     names = PretrainConfig.model_fields
     if unknown := [key for key in values if key not in names]:
@@ -199,19 +200,3 @@ def load_pretrain_config(
         if first["type"] == "missing":
             said = f"it is missing: {names[key].description}".rstrip(".")
         raise InvalidParameterError(f"In {where}, {key + ': ' if key else ''}{said}.") from None
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ModelNotFoundError(f"There is no configuration file {file}.")
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise MissingExtraError.of("PyYAML") from error
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidParameterError(f"{file} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise InvalidParameterError(f"{file} must hold keys and values (data: ...).")
-    return values

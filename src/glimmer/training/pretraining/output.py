@@ -12,9 +12,11 @@ from glimmer.checkpoints.atomic import new_file, new_folder
 from glimmer.errors import InvalidParameterError
 from glimmer.families.chatglm.export import SEVERAL_BLANKS, official_tokenizer
 from glimmer.families.chatglm.tokenizer import ChatGLMTokenizer
+from glimmer.training.finetuning.outputs import CHECKPOINTS, TENSORBOARD
+from glimmer.training.finetuning.resumption import require_checkpoint
 from glimmer.training.pretraining.config import PretrainConfig
 
-CHECKPOINTS, MODEL, TOKENIZER, TENSORBOARD = "checkpoints", "model", "tokenizer", "tensorboard"
+MODEL, TOKENIZER = "model", "tokenizer"
 REPORT, RUN = "report.json", "run.json"
 # Keys that change nothing of the losses: a run that goes on may have other values.
 _FREE_KEYS = frozenset(
@@ -23,22 +25,13 @@ _FREE_KEYS = frozenset(
 )  # fmt: skip
 
 
-def prepare(config: PretrainConfig, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder, or clear what an earlier run left in it.
+def prepare(config: PretrainConfig, data_sha256: str, *, overwrite: bool) -> None:
+    """Make the folder, or clear what an earlier run left in it, and note what is begun.
 
     Raises:
-        InvalidParameterError: it holds something, and neither is asked for; nothing to go on from,
-            or another run's.
+        InvalidParameterError: it holds something, which is not to be overwritten.
     """
     output = config.output
-    if resume:
-        if last_checkpoint(output) is None:
-            raise InvalidParameterError(
-                f"There is no checkpoint to go on from in {output / CHECKPOINTS}. Leave --resume "
-                "out to begin anew."
-            )
-        _check_same_run(config)
-        return
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         if not overwrite:
             raise InvalidParameterError(
@@ -48,17 +41,33 @@ def prepare(config: PretrainConfig, *, resume: bool, overwrite: bool) -> None:
         for folder in (CHECKPOINTS, MODEL, TOKENIZER, TENSORBOARD):
             shutil.rmtree(output / folder, ignore_errors=True)
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    _write_json(output / RUN, config.model_dump(mode="json"))
+    run = {"config": config.model_dump(mode="json"), "data": data_sha256}
+    _write_json(output / CHECKPOINTS / RUN, run)
 
 
-def last_checkpoint(output: Path) -> Path | None:
-    """The newest that was written to its end: the state is written last."""
-    found = (output / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")
-    return max(
-        (file.parent for file in found),
-        key=lambda folder: int(folder.name.rpartition("-")[2]),
-        default=None,
-    )
+def check_resumed(config: PretrainConfig, data_sha256: str) -> Path:
+    """The checkpoint to go on from.
+
+    Raises:
+        InvalidParameterError: there is none, or the run was begun with something else.
+    """
+    checkpoint = require_checkpoint(config.output)
+    before = json.loads((config.output / CHECKPOINTS / RUN).read_text(encoding="utf-8"))
+    now = config.model_dump(mode="json")
+    old = before["config"]
+    changed = [key for key in now if key not in _FREE_KEYS and old.get(key) != now[key]]
+    if changed:
+        told = ", ".join(f"{key} {old.get(key)!r:.60} -> {now[key]!r:.60}" for key in changed)
+        raise InvalidParameterError(
+            f"The run in {config.output} was begun with other settings ({told}). Resume it with "
+            "what it was begun with, or begin anew (--force)."
+        )
+    if before["data"] != data_sha256:
+        raise InvalidParameterError(
+            f"The run in {config.output} was begun with other texts than "
+            f"{', '.join(map(str, config.data))} hold now. Begin anew with --force."
+        )
+    return checkpoint
 
 
 def write_tokenizer(tokenizer: ChatGLMTokenizer, folder: Path) -> None:
@@ -91,19 +100,6 @@ def complete(folder: Path, tokenizer: ChatGLMTokenizer) -> None:
 
 def write_report(output: Path, report: Mapping[str, Any]) -> None:
     _write_json(output / REPORT, report)
-
-
-def _check_same_run(config: PretrainConfig) -> None:
-    file = config.output / RUN
-    before = json.loads(file.read_text(encoding="utf-8"))
-    now = config.model_dump(mode="json")
-    changed = [k for k in now if k not in _FREE_KEYS and before.get(k) != now[k]]
-    if changed:
-        told = ", ".join(f"{key} {before.get(key)!r} -> {now[key]!r}" for key in changed)
-        raise InvalidParameterError(
-            f"The run in {config.output} has other settings ({told:.400}): it cannot go on with "
-            "these. Take the old ones, or begin anew in another folder."
-        )
 
 
 def _write_json(file: Path, value: Any) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 
 from rich.console import Console
 from transformers import PrinterCallback, TrainerCallback
-from transformers.utils.logging import disable_progress_bar
 
 from glimmer.families.chatglm.tokenizer import ChatGLMTokenizer
 from glimmer.training.blank_infilling import KINDS, BlankTokens, Kind, Row
 from glimmer.training.finetuning.callbacks import LossGuard, ProgressBar, StopOnSignal
+from glimmer.training.finetuning.outputs import CHECKPOINTS, TENSORBOARD
+from glimmer.training.finetuning.quiet import quiet_libraries
+from glimmer.training.finetuning.resumption import last_checkpoint
 from glimmer.training.pretraining import output, texts
 from glimmer.training.pretraining.config import PretrainConfig
 from glimmer.training.pretraining.corpus import Corpus, SentenceMarks, TrainingRows
@@ -70,16 +72,37 @@ def pretrain(
         TrainingError: the loss is no number.
         OutputError: a file could not be written.
     """
-    console = console or Console(stderr=True)
     documents, held_out = texts.split_documents(config)
-    if resume or int(os.environ.get("RANK", "0")) == 0:
-        output.prepare(config, resume=resume, overwrite=overwrite)
+    data = texts.digest(documents)
+    checkpoint = None
     if resume:
+        checkpoint = output.check_resumed(config, data)
+    elif _is_first():
+        output.prepare(config, data, overwrite=overwrite)
+    console = console or Console(stderr=True)
+    with quiet_libraries():
+        return _train(config, documents, held_out, checkpoint, console)
+
+
+def _is_first() -> bool:
+    """Of the processes of this run."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _train(
+    config: PretrainConfig,
+    documents: list[str],
+    held_out: list[str],
+    checkpoint: Path | None,
+    console: Console,
+) -> Pretrained:
+    if checkpoint is not None:
         tokenizer = texts.read_tokenizer(config.output / output.TOKENIZER)
     else:
         with console.status("Reading the texts ..."):
             tokenizer = texts.find_tokenizer(config, documents)
-        output.write_tokenizer(tokenizer, config.output / output.TOKENIZER)
+        if _is_first():
+            output.write_tokenizer(tokenizer, config.output / output.TOKENIZER)
     tokens = texts.blank_tokens(tokenizer)
     pad_id = tokenizer.special_tokens.get("<pad>", tokens.end)
     marks = SentenceMarks.of(tokenizer)
@@ -97,10 +120,9 @@ def pretrain(
     measured = _held_out_rows(config, corpus(held_out), rows) if held_out else {}
     trainer, callbacks = _trainer(config, model, tokenizer, rows, measured, tokens, console)
     started = time.monotonic()
-    found = output.last_checkpoint(config.output) if resume else None
     stop, bar = callbacks
     with stop.listening(), bar:
-        trainer.train(resume_from_checkpoint=None if found is None else str(found))
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     scores: Mapping[Kind, Score] = {}
     target = config.output / output.MODEL
     is_main = trainer.is_world_process_zero()
@@ -113,7 +135,7 @@ def pretrain(
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     result = Pretrained(
         model=None if stop.stopped else target,
-        checkpoint=output.last_checkpoint(config.output) if stop.stopped else None,
+        checkpoint=last_checkpoint(config.output) if stop.stopped else None,
         steps=trainer.state.global_step,
         losses=tuple(history),
         scores=scores,
@@ -152,7 +174,7 @@ def _trainer(
     tokens: BlankTokens,
     console: Console,
 ) -> tuple[BlankTrainer, tuple[StopOnSignal, ProgressBar]]:
-    checkpoints = config.output / output.CHECKPOINTS
+    checkpoints = config.output / CHECKPOINTS
     arguments = training_arguments(config, checkpoints, measures=bool(held_out))
     per_step = config.batch_size * config.gradient_accumulation * arguments.world_size
     trainer = BlankTrainer(
@@ -163,7 +185,6 @@ def _trainer(
         end_id=tokens.end,
     )
     trainer.remove_callback(PrinterCallback)  # it writes to standard output
-    disable_progress_bar()  # of each file that is written
     stop, bar = StopOnSignal(), ProgressBar(console)
     # The guard on the loss comes before what would save: it ends the run first.
     guard = LossGuard(scaled=config.mixed_precision == "fp16")
@@ -173,7 +194,7 @@ def _trainer(
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
 
-        writer = SummaryWriter(str(config.output / output.TENSORBOARD))
+        writer = SummaryWriter(str(config.output / TENSORBOARD))
         trainer.add_callback(TensorBoardCallback(writer))
     return trainer, (stop, bar)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def split_documents(config: PretrainConfig) -> tuple[list[str], list[str]]:
             "held_out or set held_out_share to 0."
         )
     return documents, held_out
+
+
+def digest(documents: Iterable[str]) -> str:
+    """Tells whether texts are the same, in the same order."""
+    total = hashlib.sha256()
+    for text in documents:
+        total.update(len(text).to_bytes(8) + text.encode("utf-8", "surrogatepass"))
+    return total.hexdigest()
 
 
 def find_tokenizer(config: PretrainConfig, documents: Iterable[str]) -> ChatGLMTokenizer:
