@@ -207,6 +207,19 @@ def test_engine_and_torch_score_blanks_alike(finished: tuple[PretrainConfig, Any
     assert likeliest[~row.is_context][counted].tolist() == targets[counted].tolist()
 
 
+def test_the_torch_engine_fills_the_same(finished: tuple[PretrainConfig, Any]) -> None:
+    from glimmer.hf import runner
+
+    _, result = finished
+    params = SamplingParams(temperature=0, max_new_tokens=6, ignore_eos=True, loop_guard=False)
+    native = LLM(load(result.model, weights="float32", num_threads=1))
+    torch_llm = LLM(runner.load(result.model, dtype="float32", device="cpu"))
+    for method in ("parts", "substitute"):
+        expected = native.infill("The fox [MASK] on[sMASK][gMASK]", params, method=method)
+        found = torch_llm.infill("The fox [MASK] on[sMASK][gMASK]", params, method=method)
+        assert found.token_ids == expected.token_ids
+
+
 def test_a_resumed_run_has_the_same_losses(
     finished: tuple[PretrainConfig, Any], tmp_path: Path
 ) -> None:
