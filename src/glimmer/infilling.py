@@ -24,9 +24,9 @@ from typing import Literal, get_args
 from glimmer.architecture import span_layout
 from glimmer.engine import SamplingParams
 from glimmer.errors import InvalidParameterError
-from glimmer.loader import LoadedModel
 from glimmer.outputs import FinishReason, RequestOutput, Usage
 from glimmer.session import Prepared, Session
+from glimmer.text_model import TextModel
 from glimmer.tokenizers import Tokenizer
 
 InfillMethod = Literal["auto", "parts", "substitute"]
@@ -91,7 +91,7 @@ class InfillOutput:
         )
 
 
-def read_blanks(text: str, model: LoadedModel) -> BlankText:
+def read_blanks(text: str, model: TextModel) -> BlankText:
     """Find the blanks of a text.
 
     Raises:
