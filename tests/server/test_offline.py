@@ -360,13 +360,13 @@ def test_nothing_is_taken_while_the_model_loads(
     from glimmer.server import models as pool
 
     gate = threading.Event()
-    real = pool._open
+    real = pool.open_llm
 
     def slow(*values: Any) -> Any:
         gate.wait(10)
         return real(*values)
 
-    monkeypatch.setattr(pool, "_open", slow)
+    monkeypatch.setattr(pool, "open_llm", slow)
     with running(models[2], wait=False) as server:
         try:
             url = f"{server.url}/v1"
