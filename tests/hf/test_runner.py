@@ -107,7 +107,7 @@ def test_what_lies_in_the_cache_from_before_does_not_matter(tmp_path: Path) -> N
     params = SamplingParams(temperature=0, max_new_tokens=12, ignore_eos=True)
     chat = CHATS[1]
     expected = llm.chat(chat, params).token_ids
-    for page in llm._session.cache.pages:  # type: ignore[attr-defined]
+    for page in llm._session.engine._cache.pages:  # type: ignore[attr-defined]
         page.fill_(float("nan"))
     assert llm.chat(chat, params).token_ids == expected
 

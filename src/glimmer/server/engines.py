@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from glimmer.adapter_pool import AdapterPool
 from glimmer.async_llm import AsyncLLM
@@ -61,8 +62,14 @@ def weights_bytes(config: ModelConfig) -> int:
     """Of this machine's memory, as far as this process takes it."""
     if config.engine == "vllm":
         return 0
-    memory = memory_of(config.source, weights=config.weights, family=config.family)
-    return memory.plan.weights
+    weights = config.weights
+    if config.engine == "torch":
+        device = _runner().find_device(config.device).type
+        if device == "cuda":
+            return 0
+        if weights == "auto" and device == "cpu":
+            weights = "float32"  # as the runner takes them
+    return memory_of(config.source, weights=weights, family=config.family).plan.weights
 
 
 def open_llm(
@@ -87,10 +94,14 @@ def open_llm(
     )
 
 
+def _runner() -> Any:
+    """By name: nobody else imports torch."""
+    return importlib.import_module("glimmer.hf.runner")
+
+
 def _load(config: ModelConfig) -> LoadedModel:
     if config.engine == "torch":
-        # By name: nobody else imports torch.
-        runner = importlib.import_module("glimmer.hf.runner")
+        runner = _runner()
         if config.threads is not None:
             runner.set_threads(config.threads)
         loaded: LoadedModel = runner.load(
