@@ -1,9 +1,11 @@
 #include "core/lora.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "core/error.h"
+#include "core/half.h"
 #include "core/packing.h"
 #include "kernels/tiles.h"
 
@@ -12,6 +14,17 @@ namespace {
 
 Error malformed(const std::string& name, const std::string& what) {
   return Error(ErrorKind::kMalformedCheckpoint, "The adapter's part for \"" + name + "\" " + what);
+}
+
+// The smallest type that holds all of them as they are: what reads less gives the same products.
+DType narrowest(std::span<const float> values) {
+  bool fits_bf16 = true, fits_f16 = true;
+  for (const float x : values) {
+    fits_bf16 = fits_bf16 && (std::bit_cast<uint32_t>(x) & 0xffff) == 0;
+    fits_f16 = fits_f16 && half_to_float(float_to_half(x)) == x;
+    if (!fits_bf16 && !fits_f16) return DType::kF32;
+  }
+  return fits_bf16 ? DType::kBF16 : DType::kF16;
 }
 
 }  // namespace
@@ -91,15 +104,18 @@ void Lora::add(const std::string& name, int rank, float scale, std::span<const f
 
 // By the caller alone: it is little work, and the threads may be in the middle of a step.
 Matrix Lora::pack(std::span<const float> rows, int num_rows, int cols) {
-  const size_t strip_bytes = glimmer::strip_bytes(DType::kF32, cols);
-  uint8_t* const packed = arena_.allocate(matrix_bytes(DType::kF32, num_rows, cols));
-  const auto* const stored = reinterpret_cast<const uint8_t*>(rows.data());
-  const size_t row = row_bytes(DType::kF32, cols);
+  const DType kept = narrowest(rows);
+  const size_t strip_bytes = glimmer::strip_bytes(kept, cols), row = row_bytes(kept, cols);
+  uint8_t* const packed = arena_.allocate(matrix_bytes(kept, num_rows, cols));
+  std::vector<uint8_t> stored(kStripRows * row);
   for (int first = 0; first < num_rows; first += kStripRows) {
-    place_rows(DType::kF32, stored + first * row, std::min(kStripRows, num_rows - first), cols,
-               packed + first / kStripRows * strip_bytes);
+    const int count = std::min(kStripRows, num_rows - first);
+    for (int i = 0; i < count; ++i) {
+      encode_row(kept, &rows[static_cast<size_t>(first + i) * cols], cols, &stored[i * row]);
+    }
+    place_rows(kept, stored.data(), count, cols, packed + first / kStripRows * strip_bytes);
   }
-  return {.dtype = DType::kF32,
+  return {.dtype = kept,
           .form = Form::kFloat,
           .rows = num_rows,
           .cols = cols,

@@ -20,7 +20,8 @@ inline constexpr int kMaxLoraParts = 3;  // of a site: q, k and v
 
 // What is added to one linear; rank 0 for nothing.
 struct LoraPart {
-  Matrix a, b;  // [rank, in] and [out, rank], float32
+  // [rank, in] and [out, rank], in the smallest float type that holds their values
+  Matrix a, b;
   float scale = 0;
   int rank = 0;
   // The part of its site, this one or one before it, whose A it shares.

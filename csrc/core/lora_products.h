@@ -2,7 +2,7 @@
 //
 // Rows that have the same adapter lie in tiles of their own, of up to 4. Beside a product of the
 // network, and from the same inputs as float32, A x is computed ("shrink"), and when both are done,
-// B(A x) is added to the product's results ("expand"). All sums go through the kernel of float32
+// B(A x) is added to the product's results ("expand"). All sums go through the kernels of float
 // weights, whose order depends on nothing but the weights, so a row's bits do not depend on its
 // company; and rows without an adapter are not touched.
 #pragma once

@@ -29,6 +29,7 @@ from tests.support.tiny import (
     KVDType,
     Stream,
     TinyModel,
+    encode,
     make_cache,
     make_streams,
     random_architecture,
@@ -227,6 +228,40 @@ def test_parts_that_share_their_a() -> None:
     for a, b in zip(*results, strict=True):
         np.testing.assert_array_equal(a, b)
     assert both[0].size_bytes < both[1].size_bytes
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_values_that_fit_half_precision_are_kept_in_it(dtype: str) -> None:
+    """To the same bits: one value that does not fit keeps the matrix in float32."""
+    architecture = architecture_of("plain", hidden_size=64, intermediate_size=96)
+    model = TinyModel.random(architecture)
+    narrow = {
+        name: (encode(dtype, a)[1], encode(dtype, b)[1], scale)
+        for name, (a, b, scale) in random_low_rank(architecture, 17).items()
+    }
+    # A row of A more, of which nothing comes: its values are odd, and what they meet is zero.
+    odd = np.float32(1 + 2**-20)
+    wide = {}
+    for name, (a, b, scale) in narrow.items():
+        more_a = np.concatenate([a, np.full((1, a.shape[1]), odd)])
+        more_b = np.concatenate([b, np.zeros((len(b), 1), np.float32)], axis=1)
+        wide[name] = (more_a, more_b, scale)
+    sequences = texts(architecture)
+    expected = [
+        forward(architecture, model.weights, text, kv_dtype="float32", low_rank=narrow)
+        for text in sequences
+    ]
+    for isa in ISAS:
+        engine = model.native(isa=isa)
+        small, large = Lora(engine, narrow), Lora(engine, wide)
+        results = [
+            run(engine, sequences, [lora] * len(sequences), kv_dtype="float32")
+            for lora in (small, large)
+        ]
+        for logits, other, wanted in zip(*results, expected, strict=True):
+            np.testing.assert_array_equal(logits, other)
+            np.testing.assert_allclose(logits, wanted, atol=5e-4)
+        assert small.size_bytes < 0.75 * large.size_bytes
 
 
 def test_last_rows_may_be_chosen() -> None:
