@@ -1,0 +1,123 @@
+"""One request at backends that answer as a test has it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from glimmer.engine import LoopLimits, Request, SamplingParams, StepOutput
+from glimmer.errors import EngineUnavailableError, GenerationError
+from glimmer.vllm.answering import Answering
+from glimmer.vllm.backend import Backend, Served
+from glimmer.vllm.backends import Backends
+
+Answer = httpx.Response | httpx.HTTPError
+
+
+def answer_of(
+    *answers: Answer, limits: LoopLimits | None = None, **values: Any
+) -> tuple[list[StepOutput], int]:
+    """What comes of a request with the prompt (5, 6), and the requests made for it."""
+    left = list(answers)
+    outputs: list[StepOutput] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        answer = left.pop(0)
+        if isinstance(answer, httpx.HTTPError):
+            answer.request = request
+            raise answer
+        return answer
+
+    async def run() -> None:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
+            backend = Backend("http://there")
+            backend.served = Served("m", 100)
+            params = SamplingParams(**values)
+            request = Request(1, (5, 6), params, frozenset({9}), 0, loop_limits=limits)
+            answering = Answering(
+                request,
+                2 + params.max_new_tokens,
+                Backends([backend], "m", client),
+                client,
+                emit=outputs.append,
+                begun=lambda: None,
+                retried=lambda: None,
+            )
+            await answering.run()
+            assert backend.num_running == 0
+
+    asyncio.run(run())
+    return outputs, len(answers) - len(left)
+
+
+def events(*choices: dict[str, Any], end: str = "data: [DONE]\n\n") -> httpx.Response:
+    told = [{"choices": [{"index": 0, "text": "", **choice}]} for choice in choices]
+    return httpx.Response(200, text="".join(f"data: {json.dumps(t)}\n\n" for t in told) + end)
+
+
+def told(outputs: list[StepOutput]) -> list[tuple[int | None, str | None]]:
+    return [(output.token_id, output.finish_reason) for output in outputs]
+
+
+WHOLE = ({"token_ids": [7]}, {"token_ids": [8, 9], "finish_reason": "stop"})
+
+
+def test_tokens_come_with_the_reason_of_the_end() -> None:
+    outputs, _ = answer_of(events(*WHOLE))
+    assert told(outputs) == [(7, None), (8, None), (9, "stop")]
+    outputs, _ = answer_of(events({"token_ids": [7, 8]}, {"token_ids": [4]}), max_new_tokens=3)
+    assert told(outputs) == [(7, None), (8, None), (4, "length")]
+    # What ends it here ends it, whatever else would come.
+    outputs, _ = answer_of(events({"token_ids": [7, 9, 8, 8]}))
+    assert told(outputs) == [(7, None), (9, "stop")]
+    circle = LoopLimits(min_repeats=2, min_tokens=4)
+    outputs, _ = answer_of(events({"token_ids": [7] * 20}), limits=circle)
+    assert told(outputs)[-1] == (7, "repetition")
+
+
+def test_a_connection_that_was_closed_meanwhile_is_replaced() -> None:
+    for error in (httpx.ReadError(""), httpx.RemoteProtocolError(""), httpx.WriteError("")):
+        outputs, count = answer_of(error, events(*WHOLE))
+        assert told(outputs)[-1] == (9, "stop")
+        assert count == 2
+    outputs, count = answer_of(httpx.ReadError(""), httpx.ReadError(""))
+    assert isinstance(outputs[-1].error, EngineUnavailableError)
+    assert count == 2
+
+
+def test_one_that_refuses_connections_is_not_asked_again() -> None:
+    outputs, count = answer_of(httpx.ConnectError("refused"))
+    assert isinstance(outputs[-1].error, EngineUnavailableError)
+    assert count == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        (events({"token_ids": [7]}, end=""), "broke off"),
+        (events({"token_ids": [7]}, {"token_ids": [], "finish_reason": "abort"}), "abort"),
+        (events({"token_ids": [7], "finish_reason": "abort"}), "abort"),
+        (events({"text": "no ids"}), "no answer of vLLM"),
+    ],
+)
+def test_an_end_that_is_none_is_an_error(answer: httpx.Response, part: str) -> None:
+    outputs, _ = answer_of(answer)
+    assert outputs[-1].finish_reason == "error"
+    assert isinstance(outputs[-1].error, GenerationError)
+    assert part in str(outputs[-1].error)
+
+
+def test_a_mistake_of_ours_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("a mistake")
+
+    made: Callable[..., None] = fail
+    monkeypatch.setattr("glimmer.vllm.answering.completion_body", made)
+    outputs, _ = answer_of(events(*WHOLE))
+    assert isinstance(outputs[-1].error, GenerationError)
+    assert "a mistake" not in str(outputs[-1].error)
