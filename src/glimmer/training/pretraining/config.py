@@ -27,12 +27,12 @@ class Size(BaseModel):
     inner: int
 
 
-# Parameters with the vocabulary that goes with them, 2000, 6000 and 8000 tokens: 0.4, 4.9 and
-# 9.9 million.
+# Parameters with the vocabulary that goes with them, 2000, 4000 and 8000 tokens: 0.4, 5.2 and
+# 10.0 million.
 PRESETS: Mapping[Preset, Size] = MappingProxyType(
     {
         "tiny": Size(layers=3, hidden=96, heads=4, inner=192),
-        "5M": Size(layers=6, hidden=224, heads=7, inner=896),
+        "5M": Size(layers=4, hidden=288, heads=9, inner=1152),
         "10M": Size(layers=6, hidden=320, heads=10, inner=1280),
     }
 )
@@ -65,7 +65,7 @@ class PretrainConfig(BaseModel):
     tokenizer: Path | None = Field(
         None, description="A folder with ice_text.model; by default one is trained on the texts."
     )
-    vocab_size: int = Field(6000, description="Tokens of a tokenizer that is trained.")
+    vocab_size: int = Field(4000, description="Tokens of a tokenizer that is trained.")
     character_coverage: float = Field(
         0.9995, gt=0, le=1, description="Share of characters that it has a piece for."
     )

@@ -14,8 +14,8 @@ from glimmer.training.blank_infilling import IGNORED, Kind, Row
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of the tokens that were taken out, given those before them in their span; what ends a span
-    is not counted."""
+    """Of the tokens that were taken out, given those before them in their span and that it goes on:
+    what ends a span is neither counted nor thought possible."""
 
     num_tokens: int
     loss: float

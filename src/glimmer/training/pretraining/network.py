@@ -34,12 +34,13 @@ class BlankInfillingNetwork(ChatGLMForConditionalGeneration):
         position_ids: torch.Tensor,
         labels: torch.Tensor,
         num_items_in_batch: torch.Tensor | int | None = None,
+        excluded_id: int | None = None,
         **_kwargs: Any,
     ) -> dict[str, torch.Tensor]:
         """``labels`` [batch, tokens] are a row's targets: not shifted, ``IGNORED`` where there is
         none. ``losses`` and ``hits`` are those of the others, in order: natural log probabilities,
         and whether the likeliest token was right. ``loss`` is their sum over
-        ``num_items_in_batch``, or their mean.
+        ``num_items_in_batch``, or their mean. ``excluded_id`` is a token that is known not to come.
         """
         hidden = self.transformer(
             input_ids=input_ids,
@@ -50,6 +51,8 @@ class BlankInfillingNetwork(ChatGLMForConditionalGeneration):
         predicted = labels != IGNORED
         targets = labels[predicted]
         logits = self.lm_head(hidden[predicted]).float()
+        if excluded_id is not None:
+            logits[:, excluded_id] = -torch.inf
         losses = functional.cross_entropy(logits, targets, reduction="none")
         count = len(losses) if num_items_in_batch is None else num_items_in_batch
         return {

@@ -81,7 +81,8 @@ class BlankTrainer(Trainer):
 def score_network(
     model: BlankInfillingNetwork, rows: Sequence[Row], end_id: int, *, batch_size: int = 8
 ) -> Score:
-    """Of a network that is told the tokens before, one after another; in evaluation mode."""
+    """Of a network that is told the tokens before, one after another, and that the span goes on; in
+    evaluation mode."""
     was_training = model.training
     model.eval()
     losses, hits = [], []
@@ -89,7 +90,8 @@ def score_network(
         for start in range(0, len(rows), batch_size):
             batch = collate(rows[start : start + batch_size])
             batch.pop("kinds")
-            outputs = model(**{name: x.to(model.device) for name, x in batch.items()})
+            tensors = {name: x.to(model.device) for name, x in batch.items()}
+            outputs = model(**tensors, excluded_id=end_id)
             counted = batch["labels"][batch["labels"] != IGNORED] != end_id
             losses.append(outputs["losses"].cpu()[counted])
             hits.append(outputs["hits"].cpu()[counted])
