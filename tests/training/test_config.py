@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +126,11 @@ def test_the_documents_list_every_key_and_its_default() -> None:
         else:
             shown = f"`{value}`"
         assert (default.strip(), description) == (shown, field.description), name
+
+
+def test_settings_and_rows_need_no_torch() -> None:
+    script = (
+        "import sys, glimmer.training; from glimmer.training import load_config, FinetuneConfig; "
+        "import glimmer.training.finetuning.dataset; sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -73,9 +73,14 @@ def finetune(
     as_json: JsonOption = False,
 ) -> None:
     """Train LoRA, P-Tuning or the model's own weights on conversations."""
+    import logging
+
     from glimmer import training
     from glimmer.cli import terminal
 
+    for library in ("bitsandbytes", "torch.utils._pytree", "torchao"):
+        # As they are imported they tell of kernels for machines that this one is not.
+        logging.getLogger(library).setLevel(logging.ERROR)
     flags = {
         "model": model,
         "data": data,
