@@ -78,29 +78,30 @@ class TextModel:
         return self._tokenizer
 
     @property
-    def chat_template(self) -> ChatTemplate:
+    def chat(self) -> Chat:
         """Raises TokenizerError if there is no tokenizer."""
         assert self.tokenizer
-        assert self._chat is not None
-        return self._chat.template
+        assert self._chat is not None, "it comes with the tokenizer"
+        return self._chat
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        """Raises TokenizerError if there is no tokenizer."""
+        return self.chat.template
 
     def answer_parser(self, tools: Sequence[ToolSpec]) -> AnswerParser:
         """A fresh parser for one answer, given the tools that were offered.
 
         Raises TokenizerError if there is no tokenizer.
         """
-        assert self.tokenizer
-        assert self._chat is not None
-        return self._chat.parser(tools)
+        return self.chat.parser(tools)
 
     def tool_grammar(self, tools: Sequence[ToolSpec]) -> str | None:
         """The grammar of an answer that calls one of these tools; None where the family has none.
 
         Raises TokenizerError if there is no tokenizer.
         """
-        assert self.tokenizer
-        assert self._chat is not None
-        grammar = self._chat.tool_grammar
+        grammar = self.chat.tool_grammar
         return None if grammar is None else grammar(tools)
 
     def thought_end(self, thinking: bool | None) -> str | None:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glimmer.checkpoints.checkpoint import ClosesAtExit, TensorInfo
+from glimmer.checkpoints.checkpoint import TensorInfo
 from glimmer.checkpoints.content import HEAD_BYTES, describe_content
 from glimmer.checkpoints.json_file import read_object
 from glimmer.checkpoints.mapped_file import MappedFile
 from glimmer.checkpoints.safetensors import SafetensorsFile, is_safetensors
 from glimmer.checkpoints.torch_bin import TorchFile, is_torch
+from glimmer.closing import ClosesAtExit
 from glimmer.errors import MalformedCheckpointError, UnknownFormatError
 
 Shard = SafetensorsFile | TorchFile

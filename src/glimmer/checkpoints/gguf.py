@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glimmer.checkpoints.checkpoint import ClosesAtExit, TensorInfo
+from glimmer.checkpoints.checkpoint import TensorInfo
 from glimmer.checkpoints.gguf_header import read_header
 from glimmer.checkpoints.mapped_file import MappedFile
+from glimmer.closing import ClosesAtExit
 
 
 class GGUFCheckpoint(ClosesAtExit):

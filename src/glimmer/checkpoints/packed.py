@@ -28,11 +28,12 @@ import numpy as np
 import numpy.typing as npt
 
 from glimmer.checkpoints import safetensors_writer
-from glimmer.checkpoints.checkpoint import Checkpoint, ClosesAtExit, TensorInfo
+from glimmer.checkpoints.checkpoint import Checkpoint, TensorInfo
 from glimmer.checkpoints.folder import ConfigCheckpoint
 from glimmer.checkpoints.gguf import GGUFCheckpoint
 from glimmer.checkpoints.json_file import parse_object
 from glimmer.checkpoints.safetensors import SafetensorsFile
+from glimmer.closing import ClosesAtExit
 from glimmer.errors import MalformedCheckpointError, UnknownFormatError
 from glimmer.native import PACKED_ALIGNMENT, PACKED_LAYOUT
 from glimmer.quantization import SCHEMES

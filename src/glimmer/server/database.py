@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from sqlalchemy import (
@@ -40,6 +39,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from glimmer.closing import ClosesAtExit
 from glimmer.errors import GlimmerError, InvalidParameterError
 from glimmer.server.paths import default_database_path
 
@@ -110,7 +110,7 @@ def from_ms(time_ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=time_ms)
 
 
-class Database:
+class Database(ClosesAtExit):
     """One engine for all tables; safe to use from several threads.
 
     ``url`` is "postgresql://...", "sqlite:///FILE" or the path of a SQLite file; None is the
@@ -143,17 +143,6 @@ class Database:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Database:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connections that are not in use; another use would open new ones."""

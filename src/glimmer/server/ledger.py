@@ -17,11 +17,11 @@ from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from types import TracebackType
 from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, Select, case, func, literal_column, select
 
+from glimmer.closing import ClosesAtExit
 from glimmer.errors import InvalidParameterError
 from glimmer.server.database import KEYS, USAGE, Database, from_ms, to_ms
 
@@ -112,7 +112,7 @@ class DayTotals:
     """Prompt and answer."""
 
 
-class Ledger:
+class Ledger(ClosesAtExit):
     """Records and sums up. Safe to use from several threads; the first record starts the writer."""
 
     def __init__(
@@ -131,17 +131,6 @@ class Ledger:
         self._closed = False
         self._num_lost = 0
         self._is_failing = False
-
-    def __enter__(self) -> Ledger:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def num_lost(self) -> int:
