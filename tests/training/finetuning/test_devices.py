@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from glimmer.errors import MissingExtraError, ModelNotFoundError, UsageError
-from glimmer.training.finetuning.devices import check_machine, on_processor
+from glimmer.errors import MissingExtraError, ModelNotFoundError, OutOfMemoryError, UsageError
+from glimmer.training.finetuning.devices import (
+    check_machine,
+    on_processor,
+    translated_errors,
+)
 from tests.support import tuning
 
 
@@ -45,3 +50,12 @@ def test_shards_need_several_processes(tmp_path: Path, monkeypatch: pytest.Monke
         check_machine(settings(tmp_path, fsdp=True))
     monkeypatch.setenv("WORLD_SIZE", "2")
     check_machine(settings(tmp_path, fsdp=True))
+
+
+def test_a_lack_of_memory_is_told_with_what_helps() -> None:
+    with pytest.raises(OutOfMemoryError, match=r"machine has.*batch_size"), translated_errors():
+        torch.empty(1 << 60)
+    with pytest.raises(OutOfMemoryError, match="The GPU has not"), translated_errors():
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    with pytest.raises(RuntimeError, match="something else"), translated_errors():
+        raise RuntimeError("something else")

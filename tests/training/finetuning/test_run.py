@@ -133,6 +133,14 @@ def test_only_the_same_run_is_resumed(model: Path, tmp_path: Path) -> None:
     finetune(config)
     with pytest.raises(InvalidParameterError, match="exists already"):
         finetune(config)
+    (config.output / "left.bin").write_bytes(b"")
+    finetune(config, overwrite=True)
+    assert not (config.output / "left.bin").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InvalidParameterError, match="is not the folder of a run"):
+        finetune(config.model_copy(update={"output": tmp_path / "mine"}), overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
     other = config.model_copy(update={"learning_rate": 0.5})
     with pytest.raises(InvalidParameterError, match=r"begun with learning_rate 0\.01, and not"):
         finetune(other, resume=True)
@@ -159,8 +167,8 @@ def test_whole_models_are_read_by_the_engine(family: str, method: str, tmp_path:
     path = tuning.tiny_model(tmp_path / "m", family)
     data = tuning.answers(tmp_path / "a.jsonl")
     config = tuning.settings(
-        tmp_path, path, data, method=method, trained_layers=1, learning_rate=1e-3
-    )
+        tmp_path, path, data, method=method, trained_layers=1, learning_rate=1e-3,
+    )  # fmt: skip
     result = finetune(config)
     share = result.parameters.trained / result.parameters.total
     assert share == 1 if method == "full" else 0 < share < 1
@@ -184,6 +192,7 @@ def test_ptuning_of_chatglm_6b_lowers_the_loss(projection: bool, tmp_path: Path)
     config = tuning.settings(
         tmp_path, path, data, method="ptuning", prefix_tokens=6, prefix_projection=projection,
         epochs=8, learning_rate=0.03 if projection else 0.3, schedule="constant",
+        guard=True, guard_prompts=["who"], guard_max_tokens=3,
     )  # fmt: skip
     result = finetune(config)
     assert mean(result.losses[-4:]) < 0.9 * mean(result.losses[:4])
@@ -192,6 +201,22 @@ def test_ptuning_of_chatglm_6b_lowers_the_loss(projection: bool, tmp_path: Path)
     fresh = hf.load(path, dtype="float32")
     prefix.load_prefix(fresh, config.output)
     assert fresh.base_model.prefix_encoder.projection == projection
+
+
+def test_computing_and_saving_in_fewer_bits(model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    data = tuning.answers(tmp_path / "a.jsonl")
+    config = tuning.settings(
+        tmp_path, model, data, method="full", mixed_precision="bf16", save_dtype="bfloat16",
+        learning_rate=1e-3,
+    )  # fmt: skip
+    plain = config.model_copy(update={"output": tmp_path / "plain", "mixed_precision": "no"})
+    assert finetune(config).losses == pytest.approx(finetune(plain).losses, rel=0.02)
+    tensors = load_file(config.output / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert glimmer.load(config.output).family == "glm4"
+    assert json.loads((config.output / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize("method", ["lora", "freeze"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from glimmer.errors import MissingExtraError, ModelNotFoundError, UsageError
+from glimmer.errors import MissingExtraError, ModelNotFoundError, OutOfMemoryError, UsageError
 from glimmer.training.config import FinetuneConfig
 
 
@@ -50,3 +52,20 @@ def check_machine(config: FinetuneConfig) -> None:
             "fsdp shards weights over processes, but this is the only one. Start several: "
             "torchrun --nproc-per-node 2 -m glimmer finetune ..."
         )
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """PyTorch's lack of memory as ours, with what helps against it."""
+    try:
+        yield
+    except RuntimeError as error:
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        if not on_gpu and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemoryError(
+            f"The {'GPU' if on_gpu else 'machine'} has not enough memory for this run. Lower "
+            "batch_size or max_length, set gradient_checkpointing, hold weights in fewer bits "
+            "(dtype: bfloat16, or method: qlora), or shard them (fsdp). "
+            "`glimmer plan MODEL --finetune METHOD` tells what a run takes."
+        ) from error

@@ -14,9 +14,12 @@ from glimmer.catalogue import find_file
 from glimmer.checkpoints import open_checkpoint
 from glimmer.errors import InvalidParameterError
 from glimmer.training.config import FinetuneConfig
+from glimmer.training.finetuning.report import REPORT
 from glimmer.training.text import TextSide
 
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+RUN_FILE = "run.json"
+"""In the folder of checkpoints: what the run was begun with."""
 _COPIED = ("generation_config.json", "LICENSE", "MODEL_LICENSE")
 
 
@@ -37,7 +40,8 @@ def prepare_output(output: Path, *, overwrite: bool) -> None:
     """Make the folder, or clear what an earlier run left in it.
 
     Raises:
-        InvalidParameterError: it holds something, and overwriting is not asked for.
+        InvalidParameterError: it holds something, and overwriting is not asked for, or what it
+            holds is of no run.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         if not overwrite:
@@ -45,8 +49,15 @@ def prepare_output(output: Path, *, overwrite: bool) -> None:
                 f"{output} exists already. Continue its run with --resume, replace it with "
                 "--force, or give another name."
             )
+        if not any((output / name).is_file() for name in (REPORT, f"{CHECKPOINTS}/{RUN_FILE}")):
+            raise InvalidParameterError(
+                f"{output} is not the folder of a run (it has no {REPORT}), so that it is not "
+                "replaced. Give another name, or delete it yourself."
+            )
         for folder in (CHECKPOINTS, TENSORBOARD):
             shutil.rmtree(output / folder, ignore_errors=True)
+        for file in [file for file in output.iterdir() if file.is_file()]:
+            file.unlink()
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
 
 

@@ -9,9 +9,8 @@ from glimmer.checkpoints.atomic import new_file
 from glimmer.errors import InvalidParameterError
 from glimmer.training.config import FinetuneConfig
 from glimmer.training.finetuning.dataset import TrainingRows
-from glimmer.training.finetuning.outputs import CHECKPOINTS
+from glimmer.training.finetuning.outputs import CHECKPOINTS, RUN_FILE
 
-_FILE = "run.json"
 # Keys that change nothing of the losses: a resumed run may have other values.
 _FREE_KEYS = frozenset(
     {"output", "save_every", "keep_checkpoints", "tensorboard", "save_dtype", "guard_threshold"}
@@ -21,7 +20,7 @@ _FREE_KEYS = frozenset(
 def remember_run(config: FinetuneConfig, data: TrainingRows) -> None:
     """Write down what this run is, for the day that it is resumed."""
     run = {"config": config.model_dump(mode="json"), "data": data.sha256}
-    with new_file(config.output / CHECKPOINTS / _FILE, overwrite=True) as stream:
+    with new_file(config.output / CHECKPOINTS / RUN_FILE, overwrite=True) as stream:
         stream.write(json.dumps(run, ensure_ascii=False, indent=1).encode())
 
 
@@ -31,7 +30,7 @@ def check_resumed(config: FinetuneConfig, data: TrainingRows) -> None:
     Raises:
         InvalidParameterError: the run was begun with something else.
     """
-    file = config.output / CHECKPOINTS / _FILE
+    file = config.output / CHECKPOINTS / RUN_FILE
     before = json.loads(file.read_text(encoding="utf-8"))
     for key, value in config.model_dump(mode="json").items():
         if key not in _FREE_KEYS and before["config"].get(key) != value:

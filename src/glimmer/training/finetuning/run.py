@@ -14,7 +14,7 @@ from glimmer.training.config import FinetuneConfig
 from glimmer.training.finetuning import report
 from glimmer.training.finetuning.callbacks import LossGuard, ProgressBar, StopOnSignal
 from glimmer.training.finetuning.dataset import TrainingRows, read_rows
-from glimmer.training.finetuning.devices import check_machine
+from glimmer.training.finetuning.devices import check_machine, translated_errors
 from glimmer.training.finetuning.forgetting import Drift, ForgettingGuard
 from glimmer.training.finetuning.methods import ParameterCount, count_parameters
 from glimmer.training.finetuning.outputs import (
@@ -79,6 +79,7 @@ def finetune(
         TrainingDataError: the data is at fault; the message names the lines.
         TrainingError: the loss is no number, or 0.
         OutputError: a file could not be written.
+        OutOfMemoryError: weights, gradients or activations do not fit.
     """
     check_machine(config)
     text = open_text(config.model, config.family)
@@ -91,8 +92,9 @@ def finetune(
     elif int(os.environ.get("RANK", "0")) == 0:
         prepare_output(config.output, overwrite=overwrite)
 
-    with quiet_libraries():
-        return _train(config, text, data, held_out, checkpoint, console or Console(stderr=True))
+    console = console or Console(stderr=True)
+    with quiet_libraries(), translated_errors():
+        return _train(config, text, data, held_out, checkpoint, console)
 
 
 def _train(
