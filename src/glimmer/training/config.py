@@ -110,8 +110,8 @@ class FinetuneConfig(BaseModel):
     )
     dtype: Literal["auto", Dtype] = Field(
         "auto",
-        description="What weights are held in; auto keeps what is stored, and takes float32 for "
-        "freeze and full.",
+        description="What weights are held in; auto keeps what is stored, but takes float32 for "
+        "freeze and full, and on a processor for float16 and integers.",
     )
     save_dtype: Literal["auto", Dtype] = Field(
         "auto", description="freeze, full: what the result is written in; auto as it was trained."

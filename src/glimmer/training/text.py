@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,8 @@ class TextSide:
     """The ids that end an answer."""
     pad_token_id: int
     """What rows are filled with; the network does not see it."""
+    stored_dtype: str
+    """What most weights are stored in."""
     jinja: str | None
     """The chat template that came with the files, if one did."""
 
@@ -69,8 +73,16 @@ def _text_side(checkpoint: Checkpoint, family: str | None) -> TextSide:
         chat=found.chat(checkpoint, tokenizer),
         stop_token_ids=stop_token_ids,
         pad_token_id=pad_token_id if isinstance(pad_token_id, int) else stop_token_ids[0],
+        stored_dtype=_stored_dtype(checkpoint),
         jinja=_jinja(checkpoint),
     )
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> str:
+    counts: Counter[str] = Counter()
+    for tensor in checkpoint.tensors.values():
+        counts[tensor.dtype] += math.prod(tensor.shape)
+    return counts.most_common(1)[0][0]
 
 
 def _jinja(checkpoint: Checkpoint) -> str | None:

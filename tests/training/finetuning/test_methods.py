@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from glimmer import hf
 from glimmer.errors import InvalidParameterError
 from glimmer.training.finetuning import methods
+from glimmer.training.text import open_text
 from tests.support import tuning
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -82,3 +84,25 @@ def test_ptuning_trains_the_prefix_alone(
     assert all("prefix_encoder." in name for name in names)
     counts = methods.count_parameters(model)
     assert 0 < counts.trained < counts.total
+
+
+@pytest.mark.parametrize(
+    ("stored", "changes", "wanted"),
+    [
+        ("bfloat16", {}, "auto"),
+        ("float16", {}, "float32"),
+        ("q4_0", {}, "float32"),
+        ("float16", {"dtype": "float16"}, "float16"),
+        ("bfloat16", {"method": "full"}, "float32"),
+    ],
+)
+def test_what_weights_are_held_in(
+    stored: str, changes: Any, wanted: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    config = tuning.settings(tmp_path, folders["glm4"], tmp_path, **{"dtype": "auto", **changes})
+    text = replace(open_text(folders["glm4"]), stored_dtype=stored)
+    assert methods.base_dtype(config, text) == wanted
+
+
+def test_the_stored_type_is_that_of_most_weights(folders: dict[str, Path]) -> None:
+    assert open_text(folders["glm4"]).stored_dtype == "float32"

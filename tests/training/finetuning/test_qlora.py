@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from glimmer.training import finetune
+from glimmer.training.finetuning import methods
+from glimmer.training.text import open_text
 from tests.support import tuning
 
 
@@ -25,9 +27,7 @@ def test_qlora_lowers_the_loss_over_nf4_weights(tmp_path: Path) -> None:
     assert report["trained_parameters"] < report["parameters"]
     assert (config.output / "adapter_model.safetensors").is_file()
 
-    from glimmer.training.finetuning import methods
-
-    model = methods.load_base(config, str(path), local_gpu=None)
+    model = methods.load_base(config, open_text(path))
     kinds = {type(p).__name__ for p in model.parameters()}
     assert "Params4bit" in kinds
     types = {

@@ -14,6 +14,8 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from glimmer.errors import InvalidParameterError
 from glimmer.training.config import FinetuneConfig
+from glimmer.training.finetuning.devices import local_gpu, on_processor
+from glimmer.training.text import TextSide
 
 _ALL_LINEAR = "all-linear"
 _PREFIX_PART = "prefix_encoder."
@@ -25,18 +27,11 @@ class ParameterCount:
     trained: int
 
 
-def load_base(config: FinetuneConfig, path: str, *, local_gpu: int | None) -> PreTrainedModel:
-    """The model to start from, in the precision that the method asks for.
-
-    ``local_gpu`` is this process's CUDA device, on which 4-bit weights are placed at load; None
-    on a processor.
-    """
+def load_base(config: FinetuneConfig, text: TextSide) -> PreTrainedModel:
+    """The model to start from, in the precision that the method asks for."""
     from glimmer import hf
 
-    dtype: str = config.dtype
-    if dtype == "auto" and config.method in ("freeze", "full"):
-        dtype = "float32"  # steps of 1e-5 vanish in the rounding of bfloat16
-    options: dict[str, Any] = {"dtype": dtype, "family": config.family}
+    options: dict[str, Any] = {"dtype": base_dtype(config, text), "family": config.family}
     if config.method == "qlora":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -44,9 +39,20 @@ def load_base(config: FinetuneConfig, path: str, *, local_gpu: int | None) -> Pr
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=_compute_dtype(config),
         )
-        if local_gpu is not None:
-            options["device_map"] = {"": local_gpu}
-    return hf.load(path, **options)
+        if (gpu := local_gpu(config)) is not None:
+            options["device_map"] = {"": gpu}  # 4-bit weights stay where they were loaded
+    return hf.load(text.path, **options)
+
+
+def base_dtype(config: FinetuneConfig, text: TextSide) -> str:
+    """What ``dtype: auto`` stands for, as ``hf.load`` takes it."""
+    if config.dtype != "auto":
+        return config.dtype
+    if config.method in ("freeze", "full"):
+        return "float32"  # steps of 1e-5 vanish in the rounding of bfloat16
+    if on_processor(config) and text.stored_dtype not in ("float32", "bfloat16"):
+        return "float32"  # processors compute float16 slowly, and it overflows in training
+    return "auto"
 
 
 def _compute_dtype(config: FinetuneConfig) -> torch.dtype:
@@ -54,7 +60,9 @@ def _compute_dtype(config: FinetuneConfig) -> torch.dtype:
     by_precision = {"bf16": torch.bfloat16, "fp16": torch.float16}
     if config.mixed_precision in by_precision:
         return by_precision[config.mixed_precision]
-    return torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
+    if config.dtype != "auto":
+        return getattr(torch, config.dtype)
+    return torch.float32 if on_processor(config) else torch.bfloat16
 
 
 def lora_config(config: FinetuneConfig, model: PreTrainedModel) -> Any:

@@ -22,7 +22,7 @@ from glimmer.training.config import FinetuneConfig
 from glimmer.training.finetuning import methods
 from glimmer.training.finetuning.collate import PackingCollator, PaddingCollator, PairCollator
 from glimmer.training.finetuning.dataset import Row, TrainingRows, pack
-from glimmer.training.finetuning.devices import local_gpu, on_processor
+from glimmer.training.finetuning.devices import on_processor
 from glimmer.training.finetuning.outputs import CHECKPOINTS
 from glimmer.training.text import TextSide
 
@@ -87,8 +87,7 @@ def make_trainer(
     config: FinetuneConfig, text: TextSide, data: TrainingRows, held_out: TrainingRows | None
 ) -> Any:
     """The trainer of a run, its model loaded and prepared."""
-    gpu = local_gpu(config)
-    model = methods.load_base(config, str(text.path), local_gpu=gpu)
+    model = methods.load_base(config, text)
     prepared = methods.prepare(config, model)
     padding = PaddingCollator(text.pad_token_id, "right")
     train, evaluate = _rows(config, data), None if held_out is None else _rows(config, held_out)
@@ -111,9 +110,7 @@ def make_trainer(
         trainer = PreferenceTrainer(
             model=prepared,
             # With an adapter, the model without it is what answers are compared with.
-            ref_model=None
-            if is_adapter
-            else methods.load_base(config, str(text.path), local_gpu=gpu),
+            ref_model=None if is_adapter else methods.load_base(config, text),
             args=_on_one_gpu(DPOConfig(**arguments, **options)),
             data_collator=PairCollator(padding),
             train_dataset=Dataset.from_list(train),
