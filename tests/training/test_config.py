@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from glimmer.catalogue import releases
+from glimmer.cli.main import main
 from glimmer.errors import InvalidParameterError, ModelNotFoundError
 from glimmer.training.config import LEARNING_RATES, FinetuneConfig, load_config
 
@@ -89,13 +91,28 @@ def test_learning_rates() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_load(path: Path) -> None:
+def test_examples_load_and_tell_their_memory(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = load_config(path)
     assert config.model in releases()
     assert path.stem == config.model
+
     text = path.read_text(encoding="utf-8")
-    commands = re.findall(r"glimmer plan (\S+) --finetune (\S+)", text)
-    assert commands == [(config.model, config.method)]
+    ((told, command),) = re.findall(
+        r"# Memory, PyTorch itself not counted: (.*) GiB, as this.*\n#   glimmer (.*)\n", text
+    )
+    assert main([*command.split(), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["model"] == config.model
+    assert f"{plan['peak_bytes'] / 2**30:.3g}" == told
+    choices = plan["choices"]
+    assert choices["method"] == config.method
+    assert choices["batch_size"] == config.batch_size * (2 if config.objective == "dpo" else 1)
+    assert choices["length"] == config.max_length
+    assert config.dtype in ("auto", choices["dtype"])
+    for name in ("gradient_checkpointing", "lora_rank", "prefix_tokens", "prefix_projection"):
+        assert choices[name] == getattr(config, name), name
 
 
 def test_there_is_an_example_for_each_family() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from glimmer.errors import TrainingError
-from glimmer.training.finetuning.callbacks import LossGuard
+from glimmer.training.finetuning.callbacks import LossGuard, ProgressBar
 
 
 def log(guard: LossGuard, step: int, loss: float, norm: float) -> None:
@@ -42,3 +44,19 @@ def test_a_scaled_gradient_may_overflow() -> None:
 
 def test_other_logs_are_left_alone() -> None:
     LossGuard(scaled=False).on_log(None, None, None, logs={"eval_loss": 0.0})
+
+
+def test_the_bar_is_for_terminals_alone() -> None:
+    def shown(is_terminal: bool) -> str:
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=is_terminal, width=100)
+        state = SimpleNamespace(is_world_process_zero=True, max_steps=8, global_step=3)
+        with ProgressBar(console) as bar:
+            bar.on_train_begin(None, state, None)
+            bar.on_log(None, state, None, logs={"loss": 1.25, "learning_rate": 0.5})
+        return file.getvalue()
+
+    drawn = shown(True)
+    assert "3/8" in drawn
+    assert "loss 1.2500  lr 5.00e-01" in drawn
+    assert shown(False) == ""

@@ -59,6 +59,8 @@ def test_lora_lowers_the_loss_and_leaves_a_plain_adapter(model: Path, tmp_path: 
         "loss.png",
         "training.json",
     ]
+    kept = {folder.name for folder in (config.output / "checkpoints").glob("checkpoint-*")}
+    assert kept == {f"checkpoint-{result.steps - 3}", f"checkpoint-{result.steps}"}
     assert (config.output / "loss.png").read_bytes().startswith(b"\x89PNG")
 
     said = report(config.output)
