@@ -41,6 +41,13 @@ def test_answers_are_trained_and_prompts_are_not(text: TextSide, tmp_path: Path)
     assert read.num_trained_tokens < read.num_tokens
 
 
+def test_columns_may_have_other_names(text: TextSide, tmp_path: Path) -> None:
+    data = tuning.write_jsonl(tmp_path / "a.jsonl", [{"content": "who", "summary": "a dog"}])
+    names = {"prompt_column": "content", "response_column": "summary"}
+    (row,) = rows(text, tmp_path, data, **names).rows
+    assert "a dog" in text.tokenizer.decode([t for t in row["labels"] if t != IGNORED])
+
+
 def test_pairs_share_their_prompt(text: TextSide, tmp_path: Path) -> None:
     data = tuning.preferences(tmp_path / "p.jsonl")
     read = rows(text, tmp_path, data, objective="dpo")

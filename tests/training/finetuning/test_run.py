@@ -253,14 +253,24 @@ def test_gradient_checkpointing_changes_no_loss(model: Path, tmp_path: Path) -> 
 
 def test_packed_rows_are_learned_from(model: Path, tmp_path: Path) -> None:
     data = tuning.answers(tmp_path / "a.jsonl")
-    config = tuning.settings(tmp_path, model, data, packing=True, batch_size=1, epochs=4)
+    held_out = tuning.answers(tmp_path / "b.jsonl", tuning.PAIRS[:3])
+    config = tuning.settings(
+        tmp_path, model, data, packing=True, batch_size=1, epochs=4, eval_data=held_out
+    )
     padded = tuning.settings(tmp_path, model, data, batch_size=8, max_steps=1)
     result = finetune(config)
     assert result.steps < 4 * len(tuning.PAIRS)
     assert mean(result.losses[-2:]) < mean(result.losses[:2])
+    assert result.eval_loss is not None
+    assert report(config.output)["eval_data"]["examples"] == 3
     once = padded.model_copy(update={"output": tmp_path / "padded"})
     packed = config.model_copy(
-        update={"output": tmp_path / "packed", "max_length": 4096, "max_steps": 1}
+        update={
+            "output": tmp_path / "packed",
+            "max_length": 4096,
+            "max_steps": 1,
+            "eval_data": [],
+        }
     )
     # All texts in one row, or in a row each: the mean loss of their tokens is one.
     assert finetune(packed).losses == pytest.approx(finetune(once).losses, rel=1e-4)
@@ -284,3 +294,13 @@ def test_the_command_trains_and_writes_for_tensorboard(
     assert list((config.output / "tensorboard").glob("events.*"))
     assert main(["finetune", str(file)]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_the_learning_rate_rises_and_falls(model: Path, tmp_path: Path) -> None:
+    data = tuning.answers(tmp_path / "a.jsonl")
+    config = tuning.settings(
+        tmp_path, model, data, max_steps=6, warmup=2, schedule="linear", learning_rate=0.4
+    )
+    finetune(config)
+    rates = [step["learning_rate"] for step in report(config.output)["losses"]]
+    assert rates == pytest.approx([0.0, 0.2, 0.4, 0.3, 0.2, 0.1])
