@@ -221,11 +221,15 @@ def test_computing_and_saving_in_fewer_bits(model: Path, tmp_path: Path) -> None
     assert json.loads((config.output / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
-@pytest.mark.parametrize("method", ["lora", "freeze"])
-def test_dpo_raises_the_margin(method: str, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"gradient_checkpointing": True}, {"method": "freeze"}],
+    ids=["lora", "checkpointing", "freeze"],
+)
+def test_dpo_raises_the_margin(changes: dict[str, Any], model: Path, tmp_path: Path) -> None:
     data = tuning.preferences(tmp_path / "p.jsonl")
     config = tuning.settings(
-        tmp_path, model, data, method=method, objective="dpo", epochs=3, learning_rate=5e-3
+        tmp_path, model, data, objective="dpo", epochs=3, learning_rate=5e-3, **changes
     )
     finetune(config)
     margins = [step["rewards/margins"] for step in report(config.output)["losses"]]

@@ -10,7 +10,8 @@ from transformers.utils import logging
 
 # By the beginning of the message: warnings about one library's use of another.
 _MESSAGES = (
-    "`is_gradient_checkpointing` is deprecated",  # PEFT asks transformers by its old name
+    # PEFT and TRL call transformers' activation checkpointing by its old name.
+    "`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated",
 )
 
 
