@@ -88,13 +88,15 @@ def test_lora_lowers_the_loss_and_leaves_a_plain_adapter(model: Path, tmp_path: 
     [
         {"lora_dropout": 0.2, "eval_share": 0.25, "eval_every": 2, "guard": True},
         {"method": "freeze", "trained_layers": 1, "learning_rate": 1e-3},
+        {"objective": "dpo"},
     ],
-    ids=["lora", "freeze"],
+    ids=["lora", "freeze", "dpo"],
 )
 def test_a_resumed_run_has_the_very_same_losses(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    data = tuning.answers(tmp_path / "a.jsonl")
+    make = tuning.preferences if changes.get("objective") == "dpo" else tuning.answers
+    data = make(tmp_path / "a.jsonl")
     whole = tuning.settings(
         tmp_path, model, data, epochs=3, save_every=4, guard_prompts=["the fox"], **changes
     )
