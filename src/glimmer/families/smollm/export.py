@@ -51,6 +51,11 @@ EXPORTER = Exporter(
     gguf_architecture=GGUF_ARCHITECTURE,
     gguf_keys=partial(chatglm2.gguf_keys, prefix=GGUF_ARCHITECTURE),
     gguf_tokenizer=gguf_tokenizer,
-    folder=FolderFormat("native", chatglm2.named(NAME, chatglm2.native_config), tokenizer_files),
+    folder=FolderFormat(
+        "native",
+        chatglm2.named(NAME, chatglm2.native_config),
+        tokenizer_files,
+        chatglm2.MODEL_CLASS,
+    ),
     chat_template=_TEMPLATE,
 )
