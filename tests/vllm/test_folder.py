@@ -22,9 +22,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return {"XDG_CACHE_HOME": str(tmp_path / "cache")}
 
 
-@pytest.mark.parametrize(
-    "family", ["chatglm2", "chatglm3", "glm4", "glm4_0414", "glm45", "smollm"]
-)
+@pytest.mark.parametrize("family", ["chatglm2", "chatglm3", "glm4", "glm4_0414", "glm45", "smollm"])
 def test_what_vllm_runs(family: str) -> None:
     form = check_runs(all_families()[family], tiny_architecture(family))
     assert form.layout == "native"

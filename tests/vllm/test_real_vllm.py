@@ -26,6 +26,7 @@ from tests.server.test_openai import (
     test_the_code_of_a_prompt_that_is_too_long,
     test_the_second_question_finds_the_first_in_the_cache,
 )
+from tests.support.demo_model import demo_gguf
 from tests.support.families import tiny_architecture
 from tests.support.server import running
 from tests.test_export import folder
@@ -59,7 +60,7 @@ def tiny(path: Path, family: str, layout: str) -> Path:
 
 
 @contextmanager
-def served(source: Path, family: str, path: Path) -> Iterator[Server]:
+def served(source: Path, family: str, path: Path, **values: Any) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLIMMER_VLLM", str(PROGRAM))
         patch.setenv("XDG_CACHE_HOME", str(path / "cache"))
@@ -72,6 +73,7 @@ def served(source: Path, family: str, path: Path) -> Iterator[Server]:
             "weights": "float32",
             "kv_memory": "256MiB",
             "engine_args": ["--enforce-eager"],
+            **values,
         }
         with running(model) as found:
             yield found
@@ -123,6 +125,16 @@ def test_other_families(family: str, tmp_path: Path) -> None:
     source = tiny(tmp_path, family, "native")
     with served(source, family, tmp_path) as server:
         compare(*both(server, on_native(source, family), GREEDY))
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    with served(demo_gguf(), "smollm", tmp_path, max_model_len=2048) as server:
+        body = {
+            "model": NAME, "max_tokens": 20, "temperature": 0,
+            "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        }  # fmt: skip
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=120).json()
+    assert "Paris" in answer["choices"][0]["message"]["content"]
 
 
 def compare(theirs: glimmer.RequestOutput, ours: glimmer.RequestOutput) -> None:
