@@ -239,6 +239,32 @@ def test_a_client_that_goes_away_ends_its_request_there(
         assert server.service.pool.loaded()["glm-4"].stats.num_running == 0
 
 
+def test_a_storm_of_disconnects_leaves_nothing_behind(
+    folders: dict[str, Path], pair: list[FakeVllm]
+) -> None:
+    values = {**CHAT, "max_tokens": 2000, "stream": True}
+
+    async def one(client: httpx.AsyncClient, number: int) -> None:
+        async with client.stream("POST", URL, json=values) as answer:
+            assert answer.status_code == 200
+            lines = answer.aiter_lines()
+            for _ in range(number % 4):
+                await anext(lines)
+
+    async def storm(url: str) -> None:
+        limits = httpx.Limits(max_connections=100)
+        async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+            await asyncio.gather(*(one(client, number) for number in range(40)))
+
+    with front(folders, pair) as server:
+        asyncio.run(storm(server.url))
+        until(lambda: not any(b.num_running for b in stats(server)))
+        until(lambda: all(fake.num_ended == len(fake.bodies) for fake in pair))
+        engine = server.service.pool.loaded()["glm-4"].stats
+        assert (engine.num_running, engine.num_waiting) == (0, 0)
+        assert ask(server).status_code == 200
+
+
 def test_a_stop_string_ends_the_request_there(
     folders: dict[str, Path], pair: list[FakeVllm]
 ) -> None:
