@@ -342,6 +342,18 @@ def test_keys_come_from_the_environment(
     assert [len(fake.bodies) for fake in pair] == [1, 1]
 
 
+def test_a_front_needs_no_weights(
+    folders: dict[str, Path], pair: list[FakeVllm], tmp_path: Path
+) -> None:
+    for file in folders["glm-4"].iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with front(folders, pair[:1]) as whole, front({"glm-4": tmp_path}, pair[1:]) as light:
+        first, second = (ask(server).json()["choices"] for server in (whole, light))
+    assert first == second
+    assert [len(fake.bodies) for fake in pair] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [
