@@ -4,7 +4,10 @@ blanks with what comes of it."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +281,38 @@ def test_training_goes_on_with_a_model(
     assert main(["pretrain", str(file), *arguments]) == 2  # it exists already
     assert main(["pretrain", str(file), *arguments[:-1], "--force"]) == 0
     assert "Blanks in texts that were held out" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
+    """Half the rows of a step each; also the loss of each kind, and the weights at the end."""
+    settings(tmp_path)  # writes the texts
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"data: {tmp_path}/texts.jsonl\nvocab_size: 480\nlayers: 2\nhidden: 32\nheads: 2\n"
+        "inner: 64\nrow_length: 64\nsteps: 4\nlog_every: 1\nheld_out_share: 0.1\n"
+        "held_out_rows: 4\ndevice: cpu\nlearning_rate: 5.0e-3\n"
+    )
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    reports = []
+    for name, processes, rows in (("one", [], 4), ("two", launch, 2)):
+        command = [
+            sys.executable, *processes, "-m", "glimmer", "pretrain", str(file), "--output",
+            str(tmp_path / name), "--set", f"batch_size={rows}",
+        ]  # fmt: skip
+        done = subprocess.run(
+            command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads((tmp_path / name / "report.json").read_text()))
+    one, two = reports
+    for before, after in zip(one["losses"], two["losses"], strict=True):
+        told = {k: v for k, v in before.items() if k.endswith("loss")}
+        assert {k: v for k, v in after.items() if k.endswith("loss")} == pytest.approx(
+            told, rel=1e-5
+        )
+    assert two["held_out"] == pytest.approx(one["held_out"], rel=1e-4)
 
 
 @pytest.mark.slow

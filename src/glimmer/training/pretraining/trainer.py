@@ -54,7 +54,9 @@ class BlankTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            for kind, (total, count) in zip(KINDS, self._sums.T.tolist(), strict=True):
+            sums = self._sums.float().to(self.args.device)
+            sums = self.accelerator.reduce(sums, reduction="sum")  # of all processes
+            for kind, (total, count) in zip(KINDS, sums.T.tolist(), strict=True):
                 if count:
                     logs[f"{kind}_loss"] = total / count
             self._sums.zero_()
@@ -137,5 +139,6 @@ def training_arguments(
         report_to="none",
         log_level="error",
         log_level_replica="error",
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=config.device != "cpu",
     )
