@@ -351,16 +351,21 @@ class _Export:
 
     def _chat_template(self) -> str | None:
         """The source's own, in Jinja; else the family's."""
-        checkpoint = self._source.checkpoint
-        own = checkpoint.metadata.get("tokenizer.chat_template")
-        if own is None and (file := checkpoint.file("chat_template.jinja")) is not None:
-            own = file.read_text(encoding="utf-8")
-        if own is None and (file := checkpoint.file("tokenizer_config.json")) is not None:
-            own = read_object(file).get("chat_template")
-        return own if isinstance(own, str) else self.exporter.chat_template
+        own = own_chat_template(self._source.checkpoint)
+        return self.exporter.chat_template if own is None else own
 
     def _counting(self, total: int) -> Callable[[int], None]:
         return lambda done: self._progress(done, total)
+
+
+def own_chat_template(checkpoint: Checkpoint) -> str | None:
+    """The chat template that came with the files, in Jinja; None if there is none."""
+    own = checkpoint.metadata.get("tokenizer.chat_template")
+    if own is None and (file := checkpoint.file("chat_template.jinja")) is not None:
+        own = file.read_text(encoding="utf-8")
+    if own is None and (file := checkpoint.file("tokenizer_config.json")) is not None:
+        own = read_object(file).get("chat_template")
+    return own if isinstance(own, str) else None
 
 
 def _write_json(path: Path, value: Any) -> None:

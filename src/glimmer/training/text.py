@@ -11,11 +11,11 @@ from pathlib import Path
 from glimmer.architecture import Architecture
 from glimmer.catalogue import find_file
 from glimmer.checkpoints import Checkpoint, PackedCheckpoint, open_checkpoint
-from glimmer.checkpoints.json_file import read_object
 from glimmer.errors import TokenizerError
+from glimmer.export import own_chat_template
 from glimmer.families import Family
 from glimmer.families.family import Chat
-from glimmer.model_source import find_architecture, find_family
+from glimmer.loader import described
 from glimmer.packed_source import PackedSource
 from glimmer.tokenizers import Tokenizer
 
@@ -56,25 +56,25 @@ def open_text(model: str | os.PathLike[str], family: str | None = None) -> TextS
 
 
 def _text_side(checkpoint: Checkpoint, family: str | None) -> TextSide:
-    found = find_family(checkpoint, family)
-    if not found.has_tokenizer(checkpoint):
+    facts = described(checkpoint, family)
+    tokenizer, chat = facts.tokenizer, facts.chat
+    if tokenizer is None or chat is None:
         raise TokenizerError(
             f"{checkpoint.path} holds no tokenizer, so no text can be trained on: add the files of "
             "its release's tokenizer."
         )
-    tokenizer = found.tokenizer(checkpoint)
-    stop_token_ids = tuple(found.stop_token_ids(tokenizer))
+    stop_token_ids = tuple(facts.family.stop_token_ids(tokenizer))
     pad_token_id = checkpoint.metadata.get("pad_token_id")
     return TextSide(
         path=Path(checkpoint.path),
-        family=found,
-        architecture=find_architecture(checkpoint, found),
+        family=facts.family,
+        architecture=facts.architecture,
         tokenizer=tokenizer,
-        chat=found.chat(checkpoint, tokenizer),
+        chat=chat,
         stop_token_ids=stop_token_ids,
         pad_token_id=pad_token_id if isinstance(pad_token_id, int) else stop_token_ids[0],
         stored_dtype=_stored_dtype(checkpoint),
-        jinja=_jinja(checkpoint),
+        jinja=own_chat_template(checkpoint),
     )
 
 
@@ -83,12 +83,3 @@ def _stored_dtype(checkpoint: Checkpoint) -> str:
     for tensor in checkpoint.tensors.values():
         counts[tensor.dtype] += math.prod(tensor.shape)
     return counts.most_common(1)[0][0]
-
-
-def _jinja(checkpoint: Checkpoint) -> str | None:
-    own = checkpoint.metadata.get("tokenizer.chat_template")
-    if own is None and (file := checkpoint.file("chat_template.jinja")) is not None:
-        own = file.read_text(encoding="utf-8")
-    if own is None and (file := checkpoint.file("tokenizer_config.json")) is not None:
-        own = read_object(file).get("chat_template")
-    return own if isinstance(own, str) else None
