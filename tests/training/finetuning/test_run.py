@@ -205,6 +205,18 @@ def test_ptuning_of_chatglm_6b_lowers_the_loss(projection: bool, tmp_path: Path)
     fresh = hf.load(path, dtype="float32")
     prefix.load_prefix(fresh, config.output)
     assert fresh.base_model.prefix_encoder.projection == projection
+    # The engine with the prefix, beside a plain request, gives the tokens that torch gives.
+    llm = glimmer.LLM(glimmer.load(path, weights="float32"), adapters={"p": config.output})
+    ids = llm.model.chat_template.encode([{"role": "user", "content": "who"}])
+    params = glimmer.SamplingParams(temperature=0, max_new_tokens=8, ignore_eos=True)
+    with torch.inference_mode():
+        expected = fresh.generate(
+            torch.tensor([ids]), do_sample=False, max_new_tokens=8, min_new_tokens=8,
+            eos_token_id=None,
+        )[0, len(ids) :].tolist()  # fmt: skip
+    plain = llm.generate([ids], params)[0].token_ids
+    assert list(llm.generate([ids], params, adapter="p")[0].token_ids) == expected
+    assert list(plain) != expected, "the prefix changes the answer"
 
 
 def test_computing_and_saving_in_fewer_bits(model: Path, tmp_path: Path) -> None:
