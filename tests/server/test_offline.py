@@ -315,6 +315,14 @@ def test_a_full_disk_ends_a_batch(server: Server, monkeypatch: pytest.MonkeyPatc
     assert "path" not in str(batch.errors)
 
 
+def test_ids_rise_whatever_the_clock_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = JobFolder(tmp_path)
+    told = iter([2_000_000_000, 2_000_000_000, 1_000_000_000, 2_000_000_000, 3_000_000_000])
+    monkeypatch.setattr(time, "time_ns", lambda: next(told) * 10**9)
+    ids = [folder.new_id("file") for _ in range(5)]
+    assert ids == sorted(set(ids))
+
+
 def test_what_somebody_has_damaged_stops_nothing_else(
     models: list[dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,14 +37,19 @@ class JobFolder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
+        self._last_us = 0
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"The folder {path} cannot be made: {error.strerror}.") from error
 
     def new_id(self, kind: str) -> str:
-        """Ids of a kind rise with time."""
-        return f"{kind}-{int(time.time() * 1000):013d}{secrets.token_hex(8)}"
+        """Ids of a kind rise in the order they are asked for, with time over restarts."""
+        with self._lock:
+            # The clock alone may tell two ids the same, or be set back.
+            self._last_us = max(time.time_ns() // 1000, self._last_us + 1)
+            return f"{kind}-{self._last_us:016d}{secrets.randbits(52):013x}"
 
     def read(self, kind: str, record_id: str, owner: str) -> Record:
         """A record of that owner's.
