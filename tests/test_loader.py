@@ -175,6 +175,16 @@ def test_logits_refuses_what_is_no_sequence(tmp_path: Path) -> None:
         model.logits([1, 99999])
 
 
+@pytest.mark.parametrize("length", [1, 40, 64, 150])
+def test_an_embedding_is_the_mean_of_all_tokens(tmp_path: Path, length: int) -> None:
+    model = glimmer.load(tiny_gguf(tmp_path / "tiny.gguf", "float32"), weights="float32")
+    ids = np.random.default_rng(2).integers(0, 400, length).tolist()
+    states = model.trace(ids)[1][-1].astype(np.float64)
+    states /= np.sqrt(np.mean(np.square(states), axis=1, keepdims=True))
+    mean = states.mean(axis=0)
+    np.testing.assert_allclose(model.embed(ids), mean / np.linalg.norm(mean), atol=1e-6)
+
+
 def test_inspect(tmp_path: Path) -> None:
     summary = glimmer.inspect(tiny_gguf(tmp_path / "a.gguf"))
     assert summary.runnable

@@ -123,7 +123,7 @@ class LoadedModel(TextModel):
         Raises as ``logits``.
         """
         total = np.zeros(self.architecture.hidden_size)
-        for _, hidden in self._chunks(token_ids, _EMBED_CHUNK, all_logits=False, with_hidden=True):
+        for _, hidden in self._chunks(token_ids, _EMBED_CHUNK, with_logits=False, with_hidden=True):
             assert hidden is not None
             states = hidden[-1].astype(np.float64)
             scale = np.sqrt(np.mean(np.square(states), axis=1, keepdims=True))
@@ -134,16 +134,15 @@ class LoadedModel(TextModel):
     def _run(
         self, token_ids: Sequence[int], with_hidden: bool
     ) -> tuple[Float32Array, Float32Array | None]:
-        chunks = list(self._chunks(token_ids, 256, all_logits=True, with_hidden=with_hidden))
-        logits = np.concatenate([chunk for chunk, _ in chunks])
+        chunks = list(self._chunks(token_ids, 256, with_logits=True, with_hidden=with_hidden))
+        logits = np.concatenate([chunk for chunk, _ in chunks if chunk is not None])
         hidden = [chunk for _, chunk in chunks if chunk is not None]
         return logits, np.concatenate(hidden, axis=1) if with_hidden else None
 
     def _chunks(
-        self, token_ids: Sequence[int], max_length: int, *, all_logits: bool, with_hidden: bool
-    ) -> Iterator[tuple[Float32Array, Float32Array | None]]:
-        """Logits, of the last token alone unless all are wanted, and hidden states, chunk by
-        chunk."""
+        self, token_ids: Sequence[int], max_length: int, *, with_logits: bool, with_hidden: bool
+    ) -> Iterator[tuple[Float32Array | None, Float32Array | None]]:
+        """Logits and hidden states of all tokens, chunk by chunk; None where not asked for."""
         ids = np.asarray(token_ids, np.int32)
         if ids.ndim != 1 or len(ids) == 0:
             raise InvalidParameterError(
@@ -167,17 +166,16 @@ class LoadedModel(TextModel):
                 query_lengths=np.array([length], np.int32),
                 kv_lengths=np.array([chunk.stop], np.int32),
                 block_tables=blocks,
-                logit_rows=np.arange(0 if all_logits else length - 1, length, dtype=np.int32),
+                logit_rows=np.arange(length, dtype=np.int32),
                 positions=positions[chunk],
                 block_positions=None if block_positions is None else block_positions[chunk],
                 context_lengths=np.array([layout.context_length], np.int32)
                 if self.architecture.mask == "prefix"
                 else None,
-                return_logits=True,
+                return_logits=with_logits,
                 return_hidden=with_hidden,
             )
             result = self.runner.step(cache, step)
-            assert result.logits is not None
             yield result.logits, result.hidden
 
 
