@@ -185,6 +185,10 @@ def test_refusals(tmp_path: Path) -> None:
     source = folder(tmp_path, "glm4", "native")
     with pytest.raises(InvalidParameterError, match="int8"):
         hf.load(source, dtype="int8")
+    with pytest.raises(InvalidParameterError, match="is called dtype"):
+        hf.load(source, torch_dtype=torch.float16)
+    with pytest.raises(InvalidParameterError, match="no device 'nowhere'"):
+        hf.load(source, device="nowhere")
     export.convert(source, tmp_path / "packed", "packed")
     with pytest.raises(InvalidParameterError, match="packed"):
         hf.load(tmp_path / "packed")
@@ -199,6 +203,22 @@ def test_what_does_not_fit_is_told_before_it_is_read(
     with pytest.raises(OutOfMemoryError, match=r"as float32.*on cpu.*device_map"):
         hf.load(source, dtype="float32")
     assert hf.load(source, dtype="float32", device_map="cpu")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't "
+     "allocate memory: you tried to allocate 8 bytes."), RuntimeError("MPS backend out of memory")],
+)  # fmt: skip
+def test_what_does_not_fit_after_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(loading, "to_tensor", refuse)
+    with pytest.raises(OutOfMemoryError, match=r"do not fit.*dtype.*memory"):
+        hf.load(folder(tmp_path, "glm4", "native"))
 
 
 def test_end_tokens_and_generation_config(tmp_path: Path) -> None:

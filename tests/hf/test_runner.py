@@ -11,8 +11,9 @@ import torch
 
 import glimmer
 from glimmer import LLM, Constraint, SamplingParams
-from glimmer.errors import InvalidParameterError
-from glimmer.hf import runner
+from glimmer.errors import InvalidParameterError, OutOfMemoryError
+from glimmer.hf import paged, runner
+from glimmer.hf.devices import find_device
 from tests.support import golden
 from tests.test_export import CHATS, LAYOUTS, folder
 
@@ -135,13 +136,36 @@ def test_half_precision_keeps_its_own_type_in_the_cache(tmp_path: Path) -> None:
     assert cache.size_bytes == 2 * 32 * model.architecture.kv_bytes_per_token
 
 
+def test_a_step_without_memory_is_taken_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only a request that does not fit alone ends, with the reason."""
+    model = runner.load(folder(tmp_path, "glm4", "native"), device="cpu", dtype="float32")
+    params = SamplingParams(temperature=0, max_new_tokens=8, ignore_eos=True)
+    texts = [list(range(300, 320)), list(range(310, 340)), list(range(305, 330))]
+    expected = [o.token_ids for o in LLM(model, max_model_len=64).generate(texts, params)]
+
+    def small(cache: Any, step: Any, *args: Any) -> Any:
+        if len(step.query_lengths) > 1 or step.kv_lengths.max() > 36:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return paged.PagedStep(cache, step, *args)
+
+    monkeypatch.setattr(runner, "PagedStep", small)
+    first, long, last = LLM(model, max_model_len=64).generate(texts, params)
+    assert [first.token_ids, last.token_ids] == [expected[0], expected[2]]
+    assert isinstance(long.error, OutOfMemoryError)
+    assert "does not fit on cpu" in str(long.error)
+    assert long.token_ids == expected[1][: len(long.token_ids)]
+
+
 def test_devices() -> None:
-    assert runner.find_device("cpu") == torch.device("cpu")
-    with pytest.raises(InvalidParameterError, match="cpu"):
-        runner.find_device("tpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(InvalidParameterError, match="cuda"):
-            runner.find_device("cuda")
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("meta") == torch.device("meta")
+    assert find_device("auto").type in ("cpu", "cuda", "mps")
+    absent = [kind for kind in ("cuda", "mps") if not getattr(torch, kind).is_available()]
+    for name in ("tpu", "cuda:77", *absent):
+        with pytest.raises(InvalidParameterError, match=rf"no device '{name}'.*has cpu"):
+            find_device(name)
 
 
 @pytest.mark.parametrize("method", ["parts", "substitute"])

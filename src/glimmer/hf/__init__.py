@@ -6,17 +6,14 @@ attention of trained prefixes (``glimmer.hf.prefix``).
 
 from __future__ import annotations
 
-from glimmer.errors import UsageError
+from glimmer.errors import MissingExtraError
 
 try:
     import accelerate  # noqa: F401
     import torch  # noqa: F401
     import transformers  # noqa: F401
 except ModuleNotFoundError as error:
-    raise UsageError(
-        f"The PyTorch side needs {error.name}, which is not installed: "
-        "pip install 'glimmer-lm[train]'"
-    ) from error
+    raise MissingExtraError.of(error.name) from error
 
 from glimmer.hf.loading import load
 from glimmer.hf.tokenizer import load_tokenizer

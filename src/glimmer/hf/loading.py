@@ -19,12 +19,18 @@ from glimmer.errors import InvalidParameterError, OutOfMemoryError
 from glimmer.export import eos_token_ids, pad_token_id
 from glimmer.families.exporter import FolderFormat
 from glimmer.hf import chatglm  # noqa: F401  (registers its classes)
+from glimmer.hf.devices import find_device, memory_errors
 from glimmer.hf.prefix import PREFIX_TENSORS, attach_prefix, read_prefix
 from glimmer.hf.tensors import FLOAT_DTYPES, LazyTensor, dtype_name, float_dtype, to_tensor
 from glimmer.model_source import ModelSource
 from glimmer.native import available_memory
 from glimmer.packed_source import PackedSource
 from glimmer.relayout import RelaidTensor, Relayout
+
+_SMALLER = (
+    "Another dtype (--weights bfloat16) or a quantization_config makes them smaller; "
+    'device_map="auto" spreads them over devices and disk.'
+)
 
 
 def load(
@@ -53,13 +59,17 @@ def load(
         InvalidParameterError: a value that is not allowed, or a packed folder, which only the
             engine reads.
     """
+    if "torch_dtype" in options:
+        raise InvalidParameterError(
+            f"torch_dtype is called dtype here: dtype={options['torch_dtype']!r}."
+        )
     if device is not None:
         if device_map is not None:
             raise InvalidParameterError(
                 f"device ({device!r}) and device_map ({device_map!r}) both say where the model "
                 "goes. Give one of them."
             )
-        device_map = torch.device(device)
+        device = device_map = find_device(device)
     options |= {"device_map": device_map, "quantization_config": quantization_config}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
@@ -78,7 +88,8 @@ def load(
             )
         form = exporter.folder
         config = _config(source, form, wanted)
-        model = _fill(config, _weights(source, form, wanted), wanted, options)
+        with memory_errors(f"The weights of {found} do not fit. {_SMALLER}"):
+            model = _fill(config, _weights(source, form, wanted), wanted, options)
         model.name_or_path = model.config.name_or_path = str(found)
         if (generation := _generation_config(checkpoint)) is not None:
             model.generation_config = generation
@@ -111,9 +122,7 @@ def _check_memory(source: ModelSource, dtype: torch.dtype, device: torch.device)
     if free is not None and needed > free:
         raise OutOfMemoryError(
             f"The weights of {source.checkpoint.path} take {needed / 2**30:.1f} GiB as "
-            f"{dtype_name(dtype)}, but {free / 2**30:.1f} GiB are free on {device}. "
-            'device_map="auto" spreads them over devices and disk; another dtype or a '
-            "quantization_config makes them smaller."
+            f"{dtype_name(dtype)}, but {free / 2**30:.1f} GiB are free on {device}. {_SMALLER}"
         )
 
 

@@ -19,7 +19,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from glimmer.architecture import Architecture
-from glimmer.errors import InvalidParameterError, OutOfMemoryError
+from glimmer.errors import InvalidParameterError
+from glimmer.hf.devices import memory_errors
 from glimmer.native import BLOCK_SIZE, StepInput
 
 NAME = "glimmer_paged"
@@ -40,15 +41,13 @@ class PagedCache:
             raise InvalidParameterError(f"num_blocks must be at least 1, but it is {num_blocks}.")
         self.num_blocks = num_blocks
         shape = (2, num_blocks, BLOCK_SIZE, a.num_kv_heads, a.head_dim)
-        try:
+        with memory_errors(
+            f"A KV cache of {num_blocks * BLOCK_SIZE} tokens does not fit on {device}."
+        ):
             # On a CPU memory is taken as pages are first written.
             self.pages = [
                 torch.empty(shape, dtype=dtype, device=device) for _ in range(a.num_layers)
             ]
-        except RuntimeError as error:  # what torch raises, on every device
-            raise OutOfMemoryError(
-                f"A KV cache of {num_blocks * BLOCK_SIZE} tokens does not fit on {device}: {error}"
-            ) from error
         self.size_bytes = sum(layer.nbytes for layer in self.pages)
 
     def copy_block(self, source: int, target: int) -> None:

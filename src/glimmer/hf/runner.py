@@ -21,6 +21,7 @@ from glimmer.architecture import Architecture
 from glimmer.catalogue import find_file
 from glimmer.checkpoints import open_checkpoint
 from glimmer.errors import InvalidParameterError
+from glimmer.hf.devices import find_device, memory_errors
 from glimmer.hf.loading import load as load_network
 from glimmer.hf.paged import NAME, PagedCache, PagedStep
 from glimmer.loader import LoadedModel, Weights, described
@@ -68,22 +69,26 @@ class TorchRunner:
 
     @torch.inference_mode()
     def step(self, cache: PagedCache, step: StepInput) -> StepResult:
-        """Raises InvalidParameterError where an array asks for what only the native core gives."""
+        """Raises:
+        InvalidParameterError: an array asks for what only the native core gives.
+        OutOfMemoryError: the device has no room for the step.
+        """
         if step.return_hidden:
             raise InvalidParameterError(
                 "The torch engine gives no hidden states, so no embeddings: take the native engine."
             )
         assert not any((*step.loras, *step.prefixes)), "adapters need LoadedModel.native"
         device = self.device
-        paged = PagedStep(cache, step, device)
-        output = self._model(
-            input_ids=_row(step.token_ids, device),
-            position_ids=self._positions(step).to(device),
-            logits_to_keep=torch.from_numpy(step.logit_rows).long().to(device),
-            use_cache=False,
-            paged=paged,
-        )
-        logits = output.logits[0].float().cpu().numpy()
+        with memory_errors(f"A step of {len(step.token_ids)} tokens does not fit on {device}."):
+            paged = PagedStep(cache, step, device)
+            output = self._model(
+                input_ids=_row(step.token_ids, device),
+                position_ids=self._positions(step).to(device),
+                logits_to_keep=torch.from_numpy(step.logit_rows).long().to(device),
+                use_cache=False,
+                paged=paged,
+            )
+            logits = output.logits[0].float().cpu().numpy()
         if step.sampling is not None:
             return sample(logits, step.sampling)
         empty = np.empty((0, 0))
@@ -163,18 +168,3 @@ def _quiet() -> Iterator[None]:
 def set_threads(count: int) -> None:
     """How many threads torch computes with on a CPU."""
     torch.set_num_threads(count)
-
-
-def find_device(name: str) -> torch.device:
-    """Raises InvalidParameterError for a device that is unknown, or not in this machine."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(),
-             "mps": torch.backends.mps.is_available()}  # fmt: skip
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    kind = name.partition(":")[0]
-    if not there.get(kind, False):
-        known = ", ".join(kind for kind, found in there.items() if found)
-        raise InvalidParameterError(
-            f"There is no device {name!r}; this machine has {known}. --device auto takes the best."
-        )
-    return torch.device(name)
