@@ -227,8 +227,17 @@ def test_end_tokens_and_generation_config(tmp_path: Path) -> None:
     model = hf.load(source)
     assert model.config.eos_token_id == list(ours.stop_token_ids)
     assert model.generation_config.eos_token_id == list(ours.stop_token_ids)
-    (source / "generation_config.json").write_text(json.dumps({"top_p": 0.5, "do_sample": True}))
-    assert hf.load(source).generation_config.top_p == 0.5
+    # ChatGLM3's file tells one end of three, others none.
+    file, first = source / "generation_config.json", ours.stop_token_ids[0]
+    cases: list[tuple[Any, list[int]]] = [
+        ({}, []), ({"eos_token_id": first}, []), ({"eos_token_id": [7, first]}, [7])
+    ]  # fmt: skip
+    for told, ends in cases:
+        file.write_text(json.dumps({"top_p": 0.5, "do_sample": True, **told}))
+        found = hf.load(source).generation_config
+        assert found.top_p == 0.5
+        assert found.eos_token_id == [*ours.stop_token_ids, *ends]
+        assert found.pad_token_id == model.generation_config.pad_token_id is not None
 
 
 def test_chatglm_is_saved_and_read_again(tmp_path: Path) -> None:

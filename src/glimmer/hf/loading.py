@@ -91,8 +91,7 @@ def load(
         with memory_errors(f"The weights of {found} do not fit. {_SMALLER}"):
             model = _fill(config, _weights(source, form, wanted), wanted, options)
         model.name_or_path = model.config.name_or_path = str(found)
-        if (generation := _generation_config(checkpoint)) is not None:
-            model.generation_config = generation
+        model.generation_config = _generation_config(checkpoint, model.generation_config)
         if source.architecture.prefix_length:
             encoder = source.layout.prefix_encoder
             assert encoder is not None, "ModelSource has read the prefix"
@@ -188,6 +187,21 @@ def _fill(
     return model
 
 
-def _generation_config(checkpoint: Checkpoint) -> GenerationConfig | None:
+def _generation_config(checkpoint: Checkpoint, own: GenerationConfig) -> GenerationConfig:
+    """That of the checkpoint's file, if there is one, with the end tokens of ``own`` too: the files
+    of some releases tell one of several."""
     file = checkpoint.file("generation_config.json")
-    return None if file is None else GenerationConfig.from_dict(read_object(file))
+    if file is None:
+        return own
+    found = GenerationConfig.from_dict(read_object(file))
+    ends = dict.fromkeys([*_ids(own.eos_token_id), *_ids(found.eos_token_id)])
+    found.eos_token_id = list(ends) or None
+    if found.pad_token_id is None:
+        found.pad_token_id = own.pad_token_id
+    return found
+
+
+def _ids(given: int | list[int] | None) -> list[int]:
+    if given is None:
+        return []
+    return given if isinstance(given, list) else [given]
