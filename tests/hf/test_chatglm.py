@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
-from transformers import StaticCache
 
 from glimmer.errors import InvalidParameterError
 from glimmer.hf.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
@@ -241,6 +240,38 @@ def test_beams_keep_their_positions() -> None:
         assert made.tolist() == alone[:, len(prompt) :].tolist()
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers of itself
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_drafts_change_nothing(seed: int) -> None:
+    """transformers counts both rows of their positions on; they belong to the blank."""
+
+    def lively() -> ChatGLMForConditionalGeneration:
+        model = network(tie_word_embeddings=False)
+        model.lm_head.weight.data = torch.randn(
+            300, 32, generator=torch.Generator().manual_seed(seed)
+        )
+        return model
+
+    model = lively()
+    words = torch.randint(10, 14, (1, 20), generator=torch.Generator().manual_seed(seed))
+    prompt = torch.cat([words, torch.tensor([[GMASK, START]])], dim=-1)
+    options: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False}
+    expected = model.generate(prompt, **options)
+    places: list[torch.Tensor] = []
+    model.transformer.register_forward_pre_hook(
+        lambda _module, _args, kwargs: places.append(kwargs["position_ids"]), with_kwargs=True
+    )
+    for drafts in (
+        {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1},
+        {"assistant_model": lively()},
+    ):
+        places.clear()
+        assert torch.equal(model.generate(prompt, **options, **drafts), expected)
+        assert len(places) < expected.shape[1] - prompt.shape[1]  # several at once
+        for positions in places:
+            assert (positions[:, 0][positions[:, 1] > 0] == 20).all()
+
+
 def test_what_cannot_be_computed_is_refused() -> None:
     model = network()
     prompt = torch.tensor([TEXTS[0]])
@@ -251,6 +282,8 @@ def test_what_cannot_be_computed_is_refused() -> None:
     embedded = model.get_input_embeddings()(prompt)
     with pytest.raises(InvalidParameterError, match="position_ids"):
         model(inputs_embeds=embedded)
+    with pytest.raises(InvalidParameterError, match=r"\[batch, 2, tokens\].*\[1, 8\]"):
+        model(prompt, position_ids=torch.arange(8)[None])
     with pytest.raises(InvalidParameterError, match="position_ids"):
         model.generate(inputs_embeds=embedded, max_new_tokens=2)
     with pytest.raises(InvalidParameterError, match="either"):
@@ -268,4 +301,4 @@ def test_half_precision_and_training_mode_run() -> None:
     assert logits.dtype == torch.bfloat16
     real = padding.bool()
     assert (logits.float() - exact)[real].abs().mean() < 0.05 * exact[real].abs().mean() + 0.05
-    assert not isinstance(model(ids, attention_mask=padding, use_cache=True).cache, StaticCache)
+    assert model(ids, attention_mask=padding, use_cache=True).cache.get_seq_length() == ids.shape[1]

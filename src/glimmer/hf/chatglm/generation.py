@@ -14,7 +14,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 
 from glimmer.errors import InvalidParameterError
 from glimmer.hf.chatglm.configuration import ChatGLMConfig
-from glimmer.hf.chatglm.layout import next_positions
+from glimmer.hf.chatglm.layout import next_positions, stay_at_blank
 from glimmer.hf.chatglm.modeling import ChatGLMModel, ChatGLMPreTrainedModel, positions_of
 
 
@@ -79,6 +79,22 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
                 "2, tokens]."
             )
         return positions_of(self.config, input_ids, model_kwargs.get("attention_mask"))
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        *,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        # Drafts (prompt lookup, an assistant) get positions that count on in both rows.
+        position_ids = kwargs.get("position_ids")
+        if position_ids is not None and position_ids.dim() == 3:  # else ``forward`` says so
+            kwargs["position_ids"] = stay_at_blank(position_ids)
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, **kwargs
+        )
+        return inputs
 
     def _update_model_kwargs_for_generation(
         self,

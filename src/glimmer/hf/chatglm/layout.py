@@ -59,6 +59,15 @@ def next_positions(position_ids: torch.Tensor, count: int) -> torch.Tensor:
     return torch.cat([last[:, :1].expand(-1, 1, count), last[:, 1:] + steps], dim=1)
 
 
+def stay_at_blank(position_ids: torch.Tensor) -> torch.Tensor:
+    """``position_ids`` [batch, 2, tokens] in which every token that is not the first at its blank
+    stands where the first does."""
+    places, blocks = position_ids.unbind(1)
+    index = torch.arange(places.shape[-1], device=places.device).expand_as(places)
+    first = torch.where(blocks > 1, 0, index).cummax(-1).values
+    return torch.stack([places.gather(-1, first), blocks], dim=1)
+
+
 def make_mask(
     position_ids: torch.Tensor, padding_mask: torch.Tensor | None, past_length: int
 ) -> torch.Tensor | None:

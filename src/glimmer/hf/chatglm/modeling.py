@@ -224,6 +224,11 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
                     "2, tokens]."
                 )
             position_ids = positions_of(self.config, input_ids, attention_mask)
+        elif position_ids.dim() != 3 or position_ids.shape[1] != 2:
+            raise InvalidParameterError(
+                "Tokens of this network have two positions: position_ids must be [batch, 2, "
+                f"tokens], but they are {list(position_ids.shape)}."
+            )
         if not is_whole_mask:
             attention_mask = make_mask(position_ids, attention_mask, past_length)
         turned = rotation(position_ids, self.config.head_dim, inputs_embeds.dtype)
