@@ -131,6 +131,63 @@ def test_beside_a_model_it_is_read_by_the_engine(tmp_path: Path, family: str) ->
     assert model.chat_template.encode(CHATS[0]) == glimmer.load(path).chat_template.encode(CHATS[0])
 
 
+def test_thinking_by_both_of_its_names(tmp_path: Path) -> None:
+    path = folder(tmp_path, "glm45", "native")
+    template, tokenizer = glimmer.load(path).chat_template, hf.load_tokenizer(path)
+    for value in (None, True, False):
+        expected = template.encode(CHATS[1], thinking=value)
+        for name in ("thinking", "enable_thinking"):
+            given: dict[str, Any] = {name: value}
+            made = tokenizer.apply_chat_template(CHATS[1], add_generation_prompt=True, **given)
+            assert made["input_ids"] == expected
+    assert template.encode(CHATS[1], thinking=False) != template.encode(CHATS[1])
+    # What TRL and pipelines pass along without meaning anything by it.
+    made = tokenizer.apply_chat_template(
+        CHATS[1], return_assistant_tokens_mask=False, continue_final_message=False, documents=None
+    )
+    assert made["input_ids"] == template.encode(CHATS[1], add_generation_prompt=False)
+
+
+def test_functions_are_tools(tmp_path: Path) -> None:
+    def weather(city: str) -> str:
+        """Weather of a city
+
+        Args:
+            city: its name
+        """
+        return city
+
+    tokenizer = hf.load_tokenizer(folder(tmp_path, "glm4", "native"))
+    described = {
+        "name": "weather",
+        "description": "Weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "its name"}},
+            "required": ["city"],
+        },
+        "return": {"type": "string"},
+    }
+    tool = {"type": "function", "function": described}
+    expected = tokenizer.apply_chat_template(CHATS[0], tools=[tool], tokenize=False)
+    assert tokenizer.apply_chat_template(CHATS[0], tools=[weather], tokenize=False) == expected
+
+
+def test_options_of_transformers(tmp_path: Path) -> None:
+    path = folder(tmp_path, "glm4", "native")
+    hub: dict[str, Any] = {"trust_remote_code": True, "use_fast": False}
+    for tokenizer in (
+        hf.load_tokenizer(path, padding_side="right", model_max_length=5),
+        GlimmerTokenizer.from_pretrained(path, padding_side="right", model_max_length=5, **hub),
+    ):
+        short, long = tokenizer(["x", "你好，世界你好，世界"], padding=True, truncation=True)[
+            "input_ids"
+        ]
+        assert len(short) == len(long) == 5
+        assert short[-1] == tokenizer.pad_token_id != short[0]
+        assert pickle.loads(pickle.dumps(tokenizer)).padding_side == "right"
+
+
 def test_pairs(tmp_path: Path) -> None:
     tokenizer = hf.load_tokenizer(folder(tmp_path, "chatglm", "official"))
     first = tokenizer("你好", add_special_tokens=False)["input_ids"]
@@ -152,10 +209,14 @@ def test_control_tokens_are_shown_or_left_out(tmp_path: Path) -> None:
 def test_what_has_no_meaning_here_is_refused(tmp_path: Path) -> None:
     tokenizer = hf.load_tokenizer(folder(tmp_path, "glm4", "native"))
     for option in ({"chat_template": "{{ x }}"}, {"documents": [{}]}, {"speed": 3},
-                   {"continue_final_message": True}):  # fmt: skip
+                   {"continue_final_message": True}, {"add_dates": False}):  # fmt: skip
         options: dict[str, Any] = dict(option)
         with pytest.raises(InvalidParameterError, match=next(iter(options))):
             tokenizer.apply_chat_template(CHATS[0], **options)
+    with pytest.raises(InvalidParameterError, match="two names"):
+        tokenizer.apply_chat_template(CHATS[0], thinking=True, enable_thinking=False)
+    with pytest.raises(InvalidParameterError, match="push_to_hub"):
+        tokenizer.save_pretrained(tmp_path / "x", push_to_hub=True)
     with pytest.raises(TokenizerError, match="no tokenizer"):
         hf.load_tokenizer(golden.folder("chatglm3-6b"))
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizer
+from transformers.utils import get_json_schema
 
 from glimmer.catalogue import find_file
 from glimmer.chat import ChatTemplate
@@ -32,10 +33,23 @@ from glimmer.hf.tokenizer_files import (
 from glimmer.model_source import find_family
 from glimmer.tokenizers import Tokenizer
 
+# Of from_pretrained, where they choose among files and code; here there is one tokenizer.
+_HUB_OPTIONS = frozenset({
+    "cache_dir", "config", "force_download", "local_files_only", "revision", "subfolder", "token",
+    "trust_remote_code", "use_fast",
+})  # fmt: skip
+# What apply_chat_template of transformers does only when it is asked to.
+_OFF_BY_DEFAULT = frozenset({
+    "continue_final_message", "return_assistant_tokens_mask", "sanitize_control_tokens",
+})  # fmt: skip
 
-def load_tokenizer(path: str | os.PathLike[str], family: str | None = None) -> GlimmerTokenizer:
+
+def load_tokenizer(
+    path: str | os.PathLike[str], family: str | None = None, **options: Any
+) -> GlimmerTokenizer:
     """The tokenizer of a checkpoint, of a release by its name, or of a folder that holds no more
-    than what ``save_pretrained`` wrote.
+    than what ``save_pretrained`` wrote. ``options`` are ``PreTrainedTokenizer``'s, such as
+    ``padding_side`` and ``model_max_length``.
 
     Raises:
         ModelNotFoundError: no such path or release.
@@ -45,7 +59,7 @@ def load_tokenizer(path: str | os.PathLike[str], family: str | None = None) -> G
     found, _ = find_file(path)
     with open_for_tokenizer(found) as checkpoint:
         name = family or saved_family(found)
-        return GlimmerTokenizer(find_family(checkpoint, name), checkpoint)
+        return GlimmerTokenizer(find_family(checkpoint, name), checkpoint, **options)
 
 
 class GlimmerTokenizer(PreTrainedTokenizer):
@@ -171,11 +185,10 @@ class GlimmerTokenizer(PreTrainedTokenizer):
     def apply_chat_template(
         self,
         conversation: Any,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
         documents: Any = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
         tokenize: bool = True,
         padding: Any = False,
         truncation: bool = False,
@@ -183,25 +196,41 @@ class GlimmerTokenizer(PreTrainedTokenizer):
         return_tensors: Any = None,
         return_dict: bool = True,
         thinking: bool | None = None,
+        enable_thinking: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """As in transformers; the ids are those of ``ChatTemplate.encode``, and of a batch where
-        ``conversation`` is a list of conversations.
+        ``conversation`` is a list of conversations. ``enable_thinking`` is what GLM-4.5's own
+        template calls ``thinking``.
 
         Raises:
             InvalidParameterError: a message that the family cannot say, or an option that has no
                 meaning without a template in Jinja.
         """
-        refused = {**kwargs, "documents": documents, "chat_template": chat_template,
-                   "continue_final_message": continue_final_message}  # fmt: skip
-        if asked := [name for name, value in refused.items() if value not in (None, False)]:
+        refused = {**kwargs, "documents": documents, "chat_template": chat_template}
+        asked = [
+            name
+            for name, value in refused.items()
+            if value is not None and not (value is False and name in _OFF_BY_DEFAULT)
+        ]
+        if asked:
             raise InvalidParameterError(
                 f"{', '.join(asked)} cannot be given here: the chat template is the family's own, "
-                "and no Jinja. It takes messages, tools, thinking and add_generation_prompt."
+                "and no Jinja. It takes messages, tools, thinking (or enable_thinking) and "
+                "add_generation_prompt."
             )
+        if None not in (thinking, enable_thinking) and thinking != enable_thinking:
+            raise InvalidParameterError(
+                f"thinking is {thinking} and enable_thinking {enable_thinking}, which are two "
+                "names of one thing: give one of them."
+            )
+        thinking = enable_thinking if thinking is None else thinking
+        described = [
+            tool if isinstance(tool, Mapping) else get_json_schema(tool) for tool in tools or ()
+        ]
         is_batch = bool(conversation) and isinstance(conversation[0], list | tuple)
         ids = [
-            self._template.encode(messages, tools, add_generation_prompt, thinking=thinking)
+            self._template.encode(messages, described, add_generation_prompt, thinking=thinking)
             for messages in (conversation if is_batch else [conversation])
         ]
         if not tokenize:
@@ -218,10 +247,24 @@ class GlimmerTokenizer(PreTrainedTokenizer):
         return encoded if return_dict else encoded["input_ids"]
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike[str], *_args: Any, **_kwargs: Any
+        self,
+        save_directory: str | os.PathLike[str],
+        *_args: Any,
+        push_to_hub: bool = False,
+        **_kwargs: Any,
     ) -> tuple[str, ...]:
         """Write the tokenizer's own files, as they came, and in tokenizer_config.json the family,
-        so that ``load_tokenizer`` and the engine read the folder."""
+        so that ``load_tokenizer`` and the engine read the folder.
+
+        Raises:
+            InvalidParameterError: ``push_to_hub``.
+            OutputError: it cannot be written.
+        """
+        if push_to_hub:
+            raise InvalidParameterError(
+                "push_to_hub cannot be given here: nothing leaves this machine. Save the folder, "
+                "and upload it with the hub's own program."
+            )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         config = json.loads(self._files.get(CONFIG, b"{}"))
@@ -237,5 +280,6 @@ class GlimmerTokenizer(PreTrainedTokenizer):
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], *_args: Any, **kwargs: Any) -> Any:
-        """``load_tokenizer``."""
-        return load_tokenizer(path, kwargs.get("family"))
+        """``load_tokenizer``; options that choose among a hub's files and code mean nothing."""
+        options = {name: value for name, value in kwargs.items() if name not in _HUB_OPTIONS}
+        return load_tokenizer(path, **options)
