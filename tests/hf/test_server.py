@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
-from glimmer.server import engines
+from glimmer.errors import InvalidParameterError
+from glimmer.hf import runner
+from glimmer.server import engines, models
 from glimmer.server.config import ModelConfig
 from glimmer.server.run import Server
 from tests.support.server import running
@@ -79,3 +83,54 @@ def test_memory_is_counted_as_it_is_taken(source: Path) -> None:
         for engine in ("native", "torch")
     )
     assert widened == pytest.approx(2 * stored, rel=0.05)
+
+
+@pytest.mark.parametrize("kv_memory", [None, "2GiB"])
+def test_a_gpu_has_memory_of_its_own(
+    source: Path, monkeypatch: pytest.MonkeyPatch, kv_memory: str | None
+) -> None:
+    """No share of the machine's is asked of it, and what it takes is not of the budget."""
+    monkeypatch.setattr(
+        runner, "find_device", lambda name: torch.device("cuda" if name == "auto" else name)
+    )
+    given: dict[str, Any] = {}
+
+    class Loaded:
+        is_closed = False
+        memory_bytes = 80 << 30
+
+        async def aclose(self) -> None:
+            pass
+
+    def open_llm(config: ModelConfig, memory: Any, _is_closing: Any) -> Loaded:
+        given[config.name] = memory
+        return Loaded()
+
+    monkeypatch.setattr(models, "open_llm", open_llm)
+    configs = [
+        ModelConfig(name="gpu", source=str(source), engine="torch", kv_memory=kv_memory),
+        ModelConfig(name="native", source=str(source)),
+        ModelConfig(name="torch", source=str(source), engine="torch", device="cpu"),
+    ]
+
+    async def main() -> None:
+        pool = models.ModelPool(configs, {}, "200GiB")
+        await pool.start()
+        for name in ("native", "torch"):
+            async with pool.use(name):
+                pass
+        assert [pool._slots[c.name].size_bytes >> 30 for c in configs] == [0, 80, 80]
+        assert list(pool.loaded()) == ["gpu", "native", "torch"]
+        await pool.aclose()
+
+    asyncio.run(main())
+    assert given["gpu"] == kv_memory
+    assert {given["native"] >> 30, given["torch"] >> 30} == {99}  # a half each, less the weights
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_loaded(source: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    config = ModelConfig(name="m", source=str(source), engine="torch", device="cuda")
+    with pytest.raises(InvalidParameterError, match="no device 'cuda'"):
+        engines.check(config)

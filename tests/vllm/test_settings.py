@@ -60,16 +60,6 @@ def test_what_goes_together(values: dict[str, Any], part: str) -> None:
         loaded(**values)
 
 
-def test_the_engine_torch_is_there_or_not() -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("glimmer.hf.runner") is None:
-        with pytest.raises(InvalidParameterError, match="not part of this version"):
-            loaded(engine="torch")
-    else:
-        assert loaded(engine="torch").engine == "torch"
-
-
 @pytest.mark.parametrize(
     "url",
     ["", "a:1", "ftp://a", "http://", "http://a:x", "http://u:p@a", "http://a/?x=1", "http://a#b"],

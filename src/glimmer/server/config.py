@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import tomllib
 from pathlib import Path
@@ -206,10 +205,6 @@ def _check(config: ServerConfig) -> None:
 
 def _check_engine(model: ModelConfig) -> None:
     """Whether its settings are of use where it runs."""
-    if model.engine == "torch" and importlib.util.find_spec("glimmer.hf.runner") is None:
-        raise InvalidParameterError(
-            "The engine torch is not part of this version of Glimmer; there are native and vllm."
-        )
     fields = type(model).model_fields
     given = {
         name

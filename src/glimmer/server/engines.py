@@ -44,8 +44,10 @@ def check(config: ModelConfig) -> None:
     """Tell a slip of the pen before anything is loaded or started.
 
     Raises:
-        GlimmerError: the model is not there, or its engine cannot run it.
+        GlimmerError: the model, its engine or the device is not there, or the engine cannot run it.
     """
+    if config.engine == "torch":
+        _runner().find_device(config.device)
     if config.engine != "vllm":
         return
     if config.backends:
@@ -58,15 +60,22 @@ def check(config: ModelConfig) -> None:
         find_program()
 
 
+def is_in_main_memory(config: ModelConfig) -> bool:
+    """Whether weights and KV cache are in this process's part of the machine's memory, and not in
+    another process or on a GPU."""
+    if config.engine == "torch":
+        found: bool = _runner().find_device(config.device).type != "cuda"
+        return found
+    return config.engine != "vllm"
+
+
 def weights_bytes(config: ModelConfig) -> int:
-    """Of this machine's memory, as far as this process takes it."""
-    if config.engine == "vllm":
+    """Of main memory, as far as this process takes it."""
+    if not is_in_main_memory(config):
         return 0
     weights = config.weights
     if config.engine == "torch":
         device = _runner().find_device(config.device).type
-        if device == "cuda":
-            return 0
         if weights == "auto" and device == "cpu":
             weights = "float32"  # as the runner takes them
     return memory_of(config.source, weights=weights, family=config.family).plan.weights

@@ -15,7 +15,7 @@ from glimmer.async_llm import AsyncLLM
 from glimmer.errors import GlimmerError, OutOfMemoryError
 from glimmer.native import available_memory, trim_heap
 from glimmer.server.config import ModelConfig
-from glimmer.server.engines import open_llm, weights_bytes
+from glimmer.server.engines import is_in_main_memory, open_llm, weights_bytes
 from glimmer.server.errors import ApiError
 from glimmer.session import parse_bytes
 
@@ -32,8 +32,10 @@ class _Slot:
     created: int
     """Seconds since 1970: when it became known to this server."""
     llm: AsyncLLM | None = None
+    is_in_main_memory: bool = True
+    """What others take is not of the budget."""
     size_bytes: int = 0
-    """What it takes, or is expected to take."""
+    """What it takes of the budget, or is expected to take."""
     num_users: int = 0
     last_used: int = 0
     load: asyncio.Task[None] | None = None
@@ -111,6 +113,8 @@ class ModelPool:
         """
         if self._budget is None:
             self._budget = int((available_memory() or 2**33) * _BUDGET_SHARE)
+        for slot in self._slots.values():
+            slot.is_in_main_memory = await asyncio.to_thread(is_in_main_memory, slot.config)
         await self._run(self._load, self._slots[self.default_name])
         self._is_started = True
 
@@ -179,30 +183,31 @@ class ModelPool:
     async def _load(self, slot: _Slot) -> None:
         await self._unload(slot)
         weights = await asyncio.to_thread(weights_bytes, slot.config)
-        kv_memory = self._kv_memory(slot.config, weights)
-        slot.size_bytes = weights + (parse_bytes(kv_memory) if kv_memory is not None else 0)
+        kv_memory = self._kv_memory(slot, weights)
+        slot.size_bytes = 0
+        if slot.is_in_main_memory:
+            slot.size_bytes = weights + (parse_bytes(kv_memory) if kv_memory is not None else 0)
         await self._make_room(slot)
         start = time.perf_counter()
         slot.llm = await asyncio.to_thread(
             open_llm, slot.config, kv_memory, lambda: self._is_closing
         )
-        slot.size_bytes = slot.llm.memory_bytes
+        size_bytes = slot.llm.memory_bytes
+        slot.size_bytes = size_bytes if slot.is_in_main_memory else 0
         _LOG.info(
             "%s is loaded (%.1f s, %.2f GiB)",
             slot.config.name,
             time.perf_counter() - start,
-            slot.size_bytes / 2**30,
+            size_bytes / 2**30,
         )
 
-    def _kv_memory(self, config: ModelConfig, weights: int) -> int | str | None:
+    def _kv_memory(self, slot: _Slot, weights: int) -> int | str | None:
         """One model alone takes what there is, unless a limit was set; several share the budget
         equally."""
         assert self._budget is not None
-        if config.engine == "vllm":
-            return None  # not of this process's memory
-        if config.kv_memory is not None:
-            return config.kv_memory
-        here = [slot for slot in self._slots.values() if slot.config.engine != "vllm"]
+        if slot.config.kv_memory is not None or not slot.is_in_main_memory:
+            return slot.config.kv_memory
+        here = [slot for slot in self._slots.values() if slot.is_in_main_memory]
         if len(here) == 1 and not self._is_limited:
             return None
         return max(self._budget // len(here) - weights, _LEAST_KV_BYTES)
