@@ -10,7 +10,6 @@ from glimmer.adapters import Adapter
 from glimmer.engine import AdapterWeights
 from glimmer.errors import AdapterNotFoundError, InvalidParameterError
 from glimmer.loader import LoadedModel
-from glimmer.native import KVPrefix, Lora
 from glimmer.native.model import KVDType
 from glimmer.text_model import TextModel
 
@@ -73,12 +72,12 @@ class AdapterPool:
 
     def _make(self, model: LoadedModel, adapter: Adapter) -> AdapterWeights:
         adapter.check_finite()
-        native = model.native
+        runner = model.runner
         parts = {name: (p.a, p.b, p.scale) for name, p in adapter.low_rank.items()}
         return AdapterWeights(
             adapter.digest,
-            Lora(native, parts) if parts else None,
-            None if adapter.prefix is None else KVPrefix(native, adapter.prefix, self._kv_dtype),
+            runner.new_lora(parts) if parts else None,
+            None if adapter.prefix is None else runner.new_prefix(adapter.prefix, self._kv_dtype),
         )
 
     def _check_free(self, name: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,12 @@ def test_constraints_and_stop_strings(tmp_path: Path) -> None:
     params = SamplingParams(temperature=0, max_new_tokens=30, constraint=Constraint.choice(
         ["你好", "fox"]))  # fmt: skip
     assert torched.chat(CHATS[0], params).text in ("你好", "fox")
+    params = SamplingParams(temperature=0, max_new_tokens=30, ignore_eos=True)
+    text = torched.chat(CHATS[0], params).text
+    stop = text[len(text) // 2 :][:2]
+    stopped = torched.chat(CHATS[0], dataclasses.replace(params, stop=(stop,)))
+    assert stopped.text == text[: text.index(stop)]
+    assert stopped.finish_reason == "stop"
 
 
 def test_a_small_cache_preempts(tmp_path: Path) -> None:
@@ -113,20 +121,46 @@ def test_what_lies_in_the_cache_from_before_does_not_matter(tmp_path: Path) -> N
     assert llm.chat(chat, params).token_ids == expected
 
 
-def test_logits_and_what_is_the_native_engines_alone(tmp_path: Path) -> None:
-    path = folder(tmp_path, "glm45", "native")
-    native = glimmer.load(path, weights="float32", num_threads=1)
-    model = runner.load(path, device="cpu")
-    assert model.family == "glm45"
+@pytest.mark.parametrize(("family", "layout"), LAYOUTS)
+def test_hidden_states_and_embeddings(tmp_path: Path, family: str, layout: str) -> None:
+    path = folder(tmp_path, family, layout)
+    native = glimmer.load(path, weights="float32", num_threads=1, family=family)
+    model = runner.load(path, device="cpu", family=family)
+    assert model.family == family
     assert model.runner.weights_bytes > 0
-    ids = list(range(300, 340))
-    np.testing.assert_allclose(model.logits(ids), native.logits(ids), atol=2e-4, rtol=0)
-    with pytest.raises(InvalidParameterError, match="native engine"):
-        model.embed(ids)
+    for ids in prompts(LLM(native, max_model_len=128))[:3]:
+        logits, hidden = native.trace(ids)
+        found = model.trace(ids)
+        assert found[1].shape == (native.architecture.num_layers + 1, len(ids), 64)
+        np.testing.assert_allclose(found[0], logits, atol=2e-4, rtol=0)
+        np.testing.assert_allclose(found[1], hidden, atol=2e-4, rtol=1e-4)
+        np.testing.assert_allclose(model.logits(ids), logits, atol=2e-4, rtol=0)
+        np.testing.assert_allclose(model.embed(ids), native.embed(ids), atol=1e-5)
+
+
+def test_what_is_the_native_engines_alone(tmp_path: Path) -> None:
+    model = runner.load(folder(tmp_path, "glm45", "native"), device="cpu")
     with pytest.raises(InvalidParameterError, match="native engine"):
         _ = model.native
     with pytest.raises(InvalidParameterError, match="int8"):
         LLM(model, kv_cache="int8", max_model_len=64)
+
+
+def test_a_prompt_of_several_steps_and_several_threads(tmp_path: Path) -> None:
+    """Rows of a step whose logits nobody wants; steps that take turns."""
+    path = folder(tmp_path, "glm4", "native", max_position=1024)
+    native, model = glimmer.load(path, weights="float32"), runner.load(path, device="cpu")
+    params = SamplingParams(temperature=0, max_new_tokens=8, ignore_eos=True)
+    texts = np.random.default_rng(3).integers(300, 340, (2, 600)).tolist()
+    expected = [o.token_ids for o in LLM(native, max_model_len=700).generate(texts, params)]
+    llm = LLM(model, max_model_len=700)
+    assert [o.token_ids for o in llm.generate(texts, params)] == expected
+    embedded = native.embed(texts[0])
+    with ThreadPoolExecutor(4) as pool:
+        vectors = [pool.submit(model.embed, texts[0]) for _ in range(4)]
+        assert [o.token_ids for o in llm.generate(texts, params)] == expected
+        for vector in vectors:
+            np.testing.assert_allclose(vector.result(), embedded, atol=1e-5)
 
 
 def test_half_precision_keeps_its_own_type_in_the_cache(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 
@@ -17,8 +18,9 @@ from glimmer.hf import runner
 from glimmer.server import engines, models
 from glimmer.server.config import ModelConfig
 from glimmer.server.run import Server
+from tests.support.adapters import file_tensors, random_modules, write_lora
 from tests.support.server import running
-from tests.test_export import folder
+from tests.test_export import folder, network
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(source: Path) -> Iterator[Server]:
-    common: dict[str, Any] = {"source": str(source), "kv_memory": "16MiB", "threads": 1}
+    tensors = file_tensors("glm4", "native", network("glm4"))
+    adapter = write_lora(source.parent / "a", random_modules(tensors, 8), lora_alpha=32)
+    common: dict[str, Any] = {
+        **{"source": str(source), "kv_memory": "16MiB", "threads": 1},
+        **{"adapters": {"a": str(adapter)}},
+    }
     with running(
         {"name": "native", "weights": "float32", **common},
         {"name": "torch", "engine": "torch", "device": "cpu", **common},
@@ -67,11 +74,20 @@ def test_answers_in_a_form(server: Server) -> None:
     assert json.loads(answer)["size"] in ("S", "M")
 
 
-def test_no_embeddings(server: Server) -> None:
-    body = {"model": "torch", "input": "你好"}
-    response = httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=60)
-    assert response.status_code == 400
-    assert "native engine" in response.text
+def test_embeddings(server: Server) -> None:
+    vectors = []
+    for model in ("native", "torch"):
+        body = {"model": model, "input": ["你好", "世界，你好" * 20]}
+        response = httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=60)
+        assert response.status_code == 200, response.text
+        vectors.append([item["embedding"] for item in response.json()["data"]])
+    np.testing.assert_allclose(*vectors, atol=1e-5)
+
+
+def test_adapters(server: Server) -> None:
+    plain = ask(server, "torch")
+    adapted = ask(server, "torch", adapter="a")
+    assert adapted == ask(server, "torch:a") == ask(server, "native:a") != plain
 
 
 def test_memory_is_counted_as_it_is_taken(source: Path) -> None:

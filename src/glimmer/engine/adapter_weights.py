@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glimmer.native import KVPrefix, Lora
+from glimmer.native.runner import AdapterPart
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -14,8 +14,8 @@ class AdapterWeights:
 
     digest: bytes
     """Of its content: keys and values computed with it are those of this digest alone."""
-    lora: Lora | None = None
-    prefix: KVPrefix | None = None
+    lora: AdapterPart | None = None
+    prefix: AdapterPart | None = None
 
     @property
     def size_bytes(self) -> int:

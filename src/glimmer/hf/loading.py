@@ -17,7 +17,9 @@ from glimmer.checkpoints import Checkpoint, PackedCheckpoint, open_checkpoint
 from glimmer.checkpoints.json_file import read_object
 from glimmer.errors import InvalidParameterError, OutOfMemoryError
 from glimmer.export import eos_token_ids, pad_token_id
+from glimmer.families import Family
 from glimmer.families.exporter import FolderFormat
+from glimmer.families.weight_map import Layout
 from glimmer.hf import chatglm  # noqa: F401  (registers its classes)
 from glimmer.hf.devices import find_device, memory_errors
 from glimmer.hf.prefix import PREFIX_TENSORS, attach_prefix, read_prefix
@@ -100,6 +102,13 @@ def load(
     return model
 
 
+def layout_of(family: Family, form: FolderFormat) -> Layout:
+    """The names of a model's tensors in transformers."""
+    layout = family.weight_map.layout(form.layout)
+    assert layout is not None, f"the family names a layout {form.layout!r} that is in no table"
+    return layout
+
+
 def _stored_dtype(source: ModelSource) -> str:
     """The float type of most weights; integers count as float16, as ``export`` has it."""
     counts: Counter[str] = Counter()
@@ -142,8 +151,7 @@ def _config(source: ModelSource, form: FolderFormat, dtype: torch.dtype) -> Any:
 def _weights(
     source: ModelSource, form: FolderFormat, dtype: torch.dtype
 ) -> Mapping[str, LazyTensor]:
-    layout = source.family.weight_map.layout(form.layout)
-    assert layout is not None, f"the family names a layout {form.layout!r} that is in no table"
+    layout = layout_of(source.family, form)
     quantized_as = dtype_name(dtype)
     relayout = Relayout(
         source,

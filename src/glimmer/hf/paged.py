@@ -8,7 +8,7 @@ as many new tokens are computed together. Which blocks are whose is the engine's
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from glimmer.architecture import Architecture
 from glimmer.errors import InvalidParameterError
+from glimmer.hf.adapters import TorchPrefix
 from glimmer.hf.devices import memory_errors
 from glimmer.native import BLOCK_SIZE, StepInput
 
@@ -63,15 +64,15 @@ class PagedCache:
             pages[part].flatten(0, 1).index_copy_(0, slots, states.to(pages.dtype))
 
     def read(self, layer: int, tables: torch.Tensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-        """Keys, then values, [sequences, kv heads, tokens of all blocks, channels], of the blocks
-        ``tables`` [sequences, blocks]."""
+        """Copies of keys, then values, [sequences, kv heads, tokens of all blocks, channels], of
+        the blocks ``tables`` [sequences, blocks]."""
         for part in self.pages[layer]:
             yield part[tables].flatten(1, 2).transpose(1, 2).to(dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Group:
-    """Sequences with as many new tokens each."""
+    """Sequences with as many new tokens each, and the same prefix."""
 
     rows: torch.Tensor
     """int64 [sequences, new tokens] places in the batch."""
@@ -79,6 +80,10 @@ class _Group:
     """int64 [sequences, blocks]; sequences that have fewer repeat block 0, which ``seen`` hides."""
     seen: torch.Tensor
     """bool [sequences, 1, new tokens, tokens of all blocks]"""
+    unseen: torch.Tensor
+    """bool [sequences, 1, tokens of all blocks, 1], True at what none of them sees."""
+    prefix: torch.Tensor | None
+    """Of an adapter: [length, 2 * layers, kv heads, channels]"""
 
 
 class PagedStep:
@@ -92,22 +97,23 @@ class PagedStep:
             contexts = np.zeros_like(ends)
         firsts = np.cumsum(lengths) - lengths
         slots = np.empty(len(step.token_ids), np.int64)
-        by_length: defaultdict[int, list[int]] = defaultdict(list)
+        prefixes: Sequence[TorchPrefix | None] = step.prefixes or [None] * len(lengths)
+        alike: defaultdict[tuple[int, TorchPrefix | None], list[int]] = defaultdict(list)
         for s, (first, length, end) in enumerate(zip(firsts, lengths, ends, strict=True)):
             places = np.arange(end - length, end)
             blocks = tables[s, places // BLOCK_SIZE].astype(np.int64)
             slots[first : first + length] = blocks * BLOCK_SIZE + places % BLOCK_SIZE
-            by_length[int(length)].append(s)
+            alike[int(length), prefixes[s]].append(s)
         self.slots = torch.from_numpy(slots).to(device)
         self.groups = [
-            self._group(length, np.array(of), firsts, ends, contexts, tables, device)
-            for length, of in by_length.items()
+            self._group(length, prefix, np.array(of), firsts, ends, contexts, tables, device)
+            for (length, prefix), of in alike.items()
         ]
 
     @staticmethod
     def _group(
-        length: int, of: Any, firsts: Any, ends: Any, contexts: Any, tables: Any,
-        device: torch.device,
+        length: int, prefix: TorchPrefix | None, of: Any, firsts: Any, ends: Any, contexts: Any,
+        tables: Any, device: torch.device,
     ) -> _Group:  # fmt: skip
         num_blocks = -(-int(ends[of].max()) // BLOCK_SIZE)
         used = np.arange(num_blocks) * BLOCK_SIZE < ends[of, None]
@@ -118,6 +124,8 @@ class PagedStep:
             rows=torch.from_numpy(firsts[of, None] + np.arange(length)).long().to(device),
             tables=torch.from_numpy(np.where(used, tables[of, :num_blocks], 0)).long().to(device),
             seen=torch.from_numpy(seen[:, None]).to(device),
+            unseen=torch.from_numpy(~seen.any(axis=1)[:, None, :, None]).to(device),
+            prefix=None if prefix is None else prefix.states,
         )
 
 
@@ -134,7 +142,8 @@ def paged_attention(
     **_kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """``query`` [1, heads, tokens, channels], ``key`` and ``value`` [1, kv heads, tokens,
-    channels] of all sequences; ``attention_mask`` is not looked at."""
+    channels] of all sequences; ``prefix_states`` are the network's own prefix, [length, 2 *
+    layers, kv heads, channels]; ``attention_mask`` is not looked at."""
     layer = int(module.layer_idx)
     paged.cache.write(layer, paged.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
     queries = query[0].transpose(0, 1)
@@ -142,12 +151,12 @@ def paged_attention(
     for group in paged.groups:
         keys, values = paged.cache.read(layer, group.tables, query.dtype)
         # What lies behind a sequence's end may be anything, NaN too, which no mask takes back.
-        hidden = ~(group.seen.any(dim=2)[..., None])
-        keys, values = keys.masked_fill(hidden, 0), values.masked_fill(hidden, 0)
+        keys, values = keys.masked_fill_(group.unseen, 0), values.masked_fill_(group.unseen, 0)
         seen = group.seen
-        if prefix_states is not None:
+        prefix = prefix_states if group.prefix is None else group.prefix
+        if prefix is not None:
             count = len(group.rows)
-            before = prefix_states[:, 2 * layer : 2 * layer + 2].to(keys).permute(1, 2, 0, 3)
+            before = prefix[:, 2 * layer : 2 * layer + 2].to(keys).permute(1, 2, 0, 3)
             keys = torch.cat([before[0].expand(count, -1, -1, -1), keys], dim=2)
             values = torch.cat([before[1].expand(count, -1, -1, -1), values], dim=2)
             seen = functional.pad(seen, (before.shape[2], 0), value=True)

@@ -8,8 +8,10 @@ runs beside a request, torch does not: its sums depend on the shapes of a batch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,21 +23,28 @@ from glimmer.architecture import Architecture
 from glimmer.catalogue import find_file
 from glimmer.checkpoints import open_checkpoint
 from glimmer.errors import InvalidParameterError
+from glimmer.families.weight_map import Layout
+from glimmer.hf.adapters import TorchLora, TorchPrefix, adapted
 from glimmer.hf.devices import find_device, memory_errors
+from glimmer.hf.loading import layout_of
 from glimmer.hf.loading import load as load_network
 from glimmer.hf.paged import NAME, PagedCache, PagedStep
 from glimmer.loader import LoadedModel, Weights, described
 from glimmer.native import StepInput, StepResult, available_memory, sample
-from glimmer.native.model import KVDType
+from glimmer.native.model import Float32Array, KVDType
 
 
 class TorchRunner:
-    """Runs ``model`` for the engine. ``architecture`` is that of its checkpoint."""
+    """Runs ``model`` for the engine. ``architecture`` is that of its checkpoint, ``layout`` names
+    its tensors. Steps from several threads take turns."""
 
-    def __init__(self, model: PreTrainedModel, architecture: Architecture) -> None:
+    def __init__(self, model: PreTrainedModel, architecture: Architecture, layout: Layout) -> None:
         model.set_attn_implementation(NAME)
+        model.config.tie_last_hidden_states = False  # the last ones come before the final norm
         self.architecture = architecture
+        self._layout = layout
         self._model = model.eval()
+        self._turn = threading.Lock()
 
     @property
     def weights_bytes(self) -> int:
@@ -56,41 +65,40 @@ class TorchRunner:
         Raises:
             InvalidParameterError: int8, in which only the native core keeps keys and values.
         """
+        return PagedCache(self.architecture, num_blocks, self._kept(dtype), self.device)
+
+    def new_lora(self, parts: Mapping[str, tuple[Float32Array, Float32Array, float]]) -> TorchLora:
+        """Raises as ``TorchLora``, and OutOfMemoryError."""
+        with memory_errors(f"The adapter does not fit on {self.device}."):
+            return TorchLora(self._model, self.architecture, self._layout, parts)
+
+    def new_prefix(self, values: Float32Array, dtype: KVDType) -> TorchPrefix:
+        """Raises as ``TorchPrefix`` and ``new_cache``, and OutOfMemoryError."""
+        with memory_errors(f"The prefix does not fit on {self.device}."):
+            return TorchPrefix(self.architecture, values, self._kept(dtype), self.device)
+
+    def _kept(self, dtype: KVDType) -> torch.dtype:
         if dtype == "int8":
             raise InvalidParameterError(
                 "The torch engine keeps keys and values in float16 or float32, not in int8: leave "
                 "kv_cache out, or take the native engine."
             )
         own = self._model.dtype
-        kept = torch.float32 if dtype == "float32" else torch.float16
         if dtype == "float16" and own.itemsize == 2:
-            kept = own
-        return PagedCache(self.architecture, num_blocks, kept, self.device)
+            return own
+        return torch.float32 if dtype == "float32" else torch.float16
 
     @torch.inference_mode()
     def step(self, cache: PagedCache, step: StepInput) -> StepResult:
-        """Raises:
-        InvalidParameterError: an array asks for what only the native core gives.
-        OutOfMemoryError: the device has no room for the step.
-        """
-        if step.return_hidden:
-            raise InvalidParameterError(
-                "The torch engine gives no hidden states, so no embeddings: take the native engine."
-            )
-        assert not any((*step.loras, *step.prefixes)), "adapters need LoadedModel.native"
-        device = self.device
-        with memory_errors(f"A step of {len(step.token_ids)} tokens does not fit on {device}."):
-            paged = PagedStep(cache, step, device)
-            output = self._model(
-                input_ids=_row(step.token_ids, device),
-                position_ids=self._positions(step).to(device),
-                logits_to_keep=torch.from_numpy(step.logit_rows).long().to(device),
-                use_cache=False,
-                paged=paged,
-            )
-            logits = output.logits[0].float().cpu().numpy()
+        """Raises OutOfMemoryError where the device has no room for it."""
+        with (
+            self._turn,
+            memory_errors(f"A step of {len(step.token_ids)} tokens does not fit on {self.device}."),
+        ):
+            logits, hidden = self._forward(cache, step)
         if step.sampling is not None:
-            return sample(logits, step.sampling)
+            assert logits is not None
+            return replace(sample(logits, step.sampling), hidden=hidden)
         empty = np.empty((0, 0))
         return StepResult(
             token_ids=np.empty(0, np.int32),
@@ -98,7 +106,33 @@ class TorchRunner:
             top_ids=empty.astype(np.int32),
             top_logprobs=empty.astype(np.float32),
             logits=logits,
+            hidden=hidden,
         )
+
+    def _forward(
+        self, cache: PagedCache, step: StepInput
+    ) -> tuple[Float32Array | None, Float32Array | None]:
+        """Logits and hidden states, as a ``StepResult`` has them; None where not wanted."""
+        device = self.device
+        rows = torch.from_numpy(step.logit_rows).long().to(device)
+        inputs: dict[str, Any] = {
+            "input_ids": _row(step.token_ids, device),
+            "position_ids": self._positions(step).to(device),
+            "use_cache": False,
+            "output_hidden_states": step.return_hidden,
+            "paged": PagedStep(cache, step, device),
+        }
+        logits = hidden = None
+        with adapted(self._model, step):
+            if step.return_logits or step.sampling is not None:
+                output = self._model(**inputs, logits_to_keep=rows)
+                logits = output.logits[0].float().cpu().numpy()
+            else:
+                output = self._model.base_model(**inputs)
+        if step.return_hidden:
+            states = [layer[0, rows].float() for layer in output.hidden_states]
+            hidden = torch.stack(states).cpu().numpy()
+        return logits, hidden
 
     @staticmethod
     def _positions(step: StepInput) -> torch.Tensor:
@@ -139,13 +173,16 @@ def load(
     if dtype == "auto" and chosen.type == "cpu" and quantization_config is None:
         dtype = torch.float32
     path, release = find_file(model)
+    with open_checkpoint(path) as checkpoint:
+        facts = described(checkpoint, family)  # what is wrong with it is told before the weights
     with _quiet():
         network = load_network(
             path, dtype=dtype, device=chosen, family=family, quantization_config=quantization_config
         )
-    with open_checkpoint(path) as checkpoint:
-        facts = described(checkpoint, family)
-    runner = TorchRunner(network, facts.architecture)
+    exporter = facts.family.exporter
+    assert exporter is not None, "load_network has looked"
+    layout = layout_of(facts.family, exporter.folder)
+    runner = TorchRunner(network, facts.architecture, layout)
     weights: Weights = "float32" if network.dtype == torch.float32 else "auto"
     return LoadedModel(
         path, facts.own_name, facts.family, facts.architecture, runner, facts.tokenizer,

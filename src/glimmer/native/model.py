@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -204,11 +204,12 @@ class StepInput:
     context_lengths: Int32Array | None = None
     """``[S]`` leading tokens that all tokens of a sequence see; needed if ``mask`` is "prefix",
     else not allowed. A context is computed in one step."""
-    loras: Sequence[Lora | None] = ()
-    """``[S]`` what an adapter adds to the weights for each sequence; empty if for none."""
-    prefixes: Sequence[KVPrefix | None] = ()
-    """``[S]`` the trained prefix before each sequence, of the cache's type; empty if before none.
-    Not for a network that has one of its own."""
+    loras: Sequence[Any] = ()
+    """``[S]`` what an adapter adds to the weights for each sequence, of the runner's ``new_lora``,
+    or None; empty if for none."""
+    prefixes: Sequence[Any] = ()
+    """``[S]`` the trained prefix before each sequence, of the runner's ``new_prefix`` and the
+    cache's type, or None; empty if before none. Not for a network that has one of its own."""
     sampling: SamplingInput | None = None
     return_logits: bool = False
     return_hidden: bool = False
@@ -347,6 +348,18 @@ class NativeModel:
     def new_cache(self, num_blocks: int, dtype: KVDType) -> KVCache:
         """Raises as ``KVCache``."""
         return KVCache(self, num_blocks, dtype)
+
+    def new_lora(self, parts: Mapping[str, tuple[Float32Array, Float32Array, float]]) -> Lora:
+        """Raises as ``Lora``."""
+        from glimmer.native.adapter_weights import Lora  # which needs this module
+
+        return Lora(self, parts)
+
+    def new_prefix(self, values: Float32Array, dtype: KVDType) -> KVPrefix:
+        """Raises as ``KVPrefix``."""
+        from glimmer.native.adapter_weights import KVPrefix
+
+        return KVPrefix(self, values, dtype)
 
     def load(
         self,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from glimmer.architecture import Architecture
-from glimmer.native.model import KVDType, StepInput, StepResult
+from glimmer.native.model import Float32Array, KVDType, StepInput, StepResult
 
 
 class Cache(Protocol):
@@ -22,6 +23,13 @@ class Cache(Protocol):
         ...
 
 
+class AdapterPart(Protocol):
+    """Low-rank products or a prefix, as the runner that made it uses them."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
 class Runner(Protocol):
     """One network with its weights."""
 
@@ -36,6 +44,16 @@ class Runner(Protocol):
         ...
 
     def new_cache(self, num_blocks: int, dtype: KVDType) -> Cache: ...
+
+    def new_lora(
+        self, parts: Mapping[str, tuple[Float32Array, Float32Array, float]]
+    ) -> AdapterPart:
+        """For ``StepInput.loras``; ``parts`` and what it raises as of ``native.Lora``."""
+        ...
+
+    def new_prefix(self, values: Float32Array, dtype: KVDType) -> AdapterPart:
+        """For ``StepInput.prefixes`` on a cache of ``dtype``; as ``native.KVPrefix``."""
+        ...
 
     def step(self, cache: Any, step: StepInput) -> StepResult:
         """Run one batch on a cache of ``new_cache``; raises as ``NativeModel.step``."""
