@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def test_ranks_of_their_own(tmp_path: Path) -> None:
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights.*changing the base"),
         ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"enable_lora": [True, False, True]}, "enable_lora"),
         ({"alpha_pattern": {"(a+)+": 1}}, "alpha_pattern has the pattern"),
         ({"peft_type": "IA3"}, "kind 'IA3'; supported are LORA and PREFIX_TUNING"),
     ],
@@ -170,6 +172,57 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     assert "holds no tensor" in refused("nothing", {})
     assert "positive integer" in refused("rank", native_modules(), r=0)
     assert "lora_alpha must be a number" in refused("alpha", native_modules(), lora_alpha="x")
+    # JSON holds integers of any size, and Python's reader NaN; the engine has float32.
+    for i, alpha in enumerate((10**400, -(10**400), 1e39, math.inf, math.nan)):
+        assert "lora_alpha must be a number" in refused(
+            f"alpha {i}", native_modules(), lora_alpha=alpha
+        )
+    pattern = {"q_proj": 10**400}
+    assert "it is 1000" in refused("pattern", native_modules(), alpha_pattern=pattern)
+    assert "at most 64" in refused(
+        "large", {"model.layers.0.self_attn.k_proj": random_half(32, 64, 65, rng)}
+    )
+
+
+def test_sizes_are_compared_before_anything_is_read(tmp_path: Path) -> None:
+    """A file of 8 GB, of which nothing is written: its header says what it would be."""
+    folder = write_lora(tmp_path / "a", native_modules(), r=2**24)
+    header = {
+        f"base_model.model.model.layers.0.self_attn.q_proj.lora_{half}.weight": {
+            "dtype": "F32", "shape": shape, "data_offsets": [i * 2**32, (i + 1) * 2**32]
+        }
+        for i, (half, shape) in enumerate({"A": [2**24, 64], "B": [64, 2**24]}.items())
+    }  # fmt: skip
+    data = json.dumps(header).encode()
+    with (folder / "adapter_model.safetensors").open("wb") as file:
+        file.write(len(data).to_bytes(8, "little") + data)
+        file.truncate(8 + len(data) + 2**33)
+    with pytest.raises(MalformedCheckpointError, match="at most 64"):
+        read(folder, "glm4")
+
+
+def test_a_half_that_comes_twice(tmp_path: Path) -> None:
+    name = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    more = {name: np.ones((4, 64), np.float32)}
+    folder = write_lora(tmp_path / "a", native_modules(), tensors=more)
+    with pytest.raises(MalformedCheckpointError, match="the same half of one linear"):
+        read(folder, "glm4")
+
+
+def test_patterns_for_every_module_are_compiled_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As EVA has PEFT write them: a rank and an alpha by the whole name of each module."""
+    modules = native_modules(4)
+    given = dict.fromkeys(modules, 4)
+    folder = write_lora(
+        tmp_path / "a", modules, r=8, rank_pattern=given, lora_alpha=1, alpha_pattern=given
+    )
+    compiled: list[str] = []
+    compile_ = re.compile
+    monkeypatch.setattr(re, "compile", lambda p, *flags: compiled.append(p) or compile_(p, *flags))
+    assert {part.scale for part in read(folder, "glm4").low_rank.values()} == {1.0}
+    assert len([p for p in compiled if p.startswith(r"(.*\.)?")]) == 2 * len(modules)
 
 
 def test_the_head_comes_with_the_bases_own_weight(tmp_path: Path) -> None:

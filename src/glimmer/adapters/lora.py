@@ -19,6 +19,7 @@ import numpy.typing as npt
 from glimmer.adapters.adapter import Adapter, LowRank
 from glimmer.adapters.modules import Module, find_modules
 from glimmer.architecture import Architecture
+from glimmer.checkpoints import TensorInfo
 from glimmer.checkpoints.folder import Shard
 from glimmer.errors import MalformedCheckpointError, UnsupportedArchitectureError
 from glimmer.families import Family
@@ -39,6 +40,7 @@ _REFUSED: Mapping[str, str] = MappingProxyType(
         "modules_to_save": "it brings whole modules of its own",
         "fan_in_fan_out": "its weights are transposed",
         "lora_bias": "its B has a bias",
+        "enable_lora": "its B is in groups (PEFT 0.2 and before)",
         "use_qalora": "QA-LoRA pools its inputs",
         "trainable_token_indices": "it changes the embedding of single tokens",
         "target_parameters": "it changes parameters that are no linears, such as fused experts",
@@ -56,6 +58,8 @@ _CHANGED_BASES = ("pissa", "olora", "loftq", "corda", "lora_ga")
 # and few wildcards, so that none takes for ever.
 _SIMPLE_PATTERN = re.compile(r"[\w.\\^$\[\]*+?-]{1,200}")
 _MOST_WILDCARDS = 2
+# The engine multiplies in float32.
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def read_lora(
@@ -73,10 +77,15 @@ def read_lora(
     halves = _halves(shard)
     modules = find_modules(family, architecture, halves, str(path))
     _check_bases(shard, modules)
+    own_ranks = _Values(path, config, "r", "rank_pattern")
+    own_alphas = _Values(path, config, "lora_alpha", "alpha_pattern")
     low_rank: dict[str, LowRank] = {}
     for name, module in modules.items():
-        a, b = (_read(shard, halves[name], half) for half in "AB")
-        scale = _check(path, config, module, halves[name], a, b)
+        rank, alpha = own_ranks.of(name), own_alphas.of(name)
+        tensors = {half: shard.tensors[halves[name][half]] for half in "AB"}
+        _check(path, module, rank, tensors)
+        scale = _scale(path, config, module, rank, alpha)
+        a, b = (_read(shard, tensors[half]) for half in "AB")
         for part in module.parts:
             low_rank[part.name] = LowRank(a, _rows(b, part.rows), scale)
     base = config.get("base_model_name_or_path")
@@ -124,12 +133,17 @@ def _halves(shard: Shard) -> dict[str, dict[str, str]]:
             raise UnsupportedArchitectureError(
                 f"{shard.path}: the tensor {name!r:.200} {why}. To use the adapter, {_PLAIN}."
             )
-        found.setdefault(match["module"], {})[match["half"]] = name
+        halves = found.setdefault(match["module"], {})
+        if (other := halves.setdefault(match["half"], name)) != name:
+            raise MalformedCheckpointError(
+                f"{shard.path}: the tensors {other!r:.200} and {name!r:.200} are the same half of "
+                "one linear; the file mixes two adapters: save it again."
+            )
     if not found:
         raise MalformedCheckpointError(f"{shard.path} holds no tensor; the training saved nothing.")
-    for module, halves in found.items():
-        if len(halves) == 1:
-            (half,) = halves
+    for module, both in found.items():
+        if len(both) == 1:
+            (half,) = both
             raise MalformedCheckpointError(
                 f"{shard.path} has lora_{half} of {module!r:.200} without its other half; the file "
                 "is incomplete."
@@ -152,56 +166,78 @@ def _check_bases(shard: Shard, modules: Mapping[str, Module]) -> None:
             )
 
 
-def _read(shard: Shard, names: Mapping[str, str], half: str) -> Floats:
-    tensor = shard.tensors[names[half]]
-    if tensor.dtype not in ("float32", "float16", "bfloat16") or len(tensor.shape) != 2:
-        raise MalformedCheckpointError(
-            f"{shard.path}: tensor {tensor.name!r:.200} is {tensor.dtype} {list(tensor.shape)}, "
-            "but it must be a matrix of float32, float16 or bfloat16."
-        )
-    assert tensor.dtype in SCHEMES
-    return np.ascontiguousarray(dequantize(tensor.dtype, shard.read(tensor.name), tensor.shape))
-
-
-def _check(
-    path: Path,
-    config: Mapping[str, Any],
-    module: Module,
-    names: Mapping[str, str],
-    a: Floats,
-    b: Floats,
-) -> float:
-    """The scale of a module whose tensors are as the config says and fit the network."""
-    rank = _value(path, config, "r", "rank_pattern", module.name)
-    alpha = _value(path, config, "lora_alpha", "alpha_pattern", module.name)
+def _check(path: Path, module: Module, rank: Any, tensors: Mapping[str, TensorInfo]) -> None:
+    """Whether tensors are as the config says and fit the network, before any is read: a file may
+    claim any size."""
     if type(rank) is not int or rank < 1:
         raise MalformedCheckpointError(
             f"{path}: the rank of {module.name} must be a positive integer, but it is {rank!r:.40} "
             "in adapter_config.json."
         )
     wanted = {"A": (rank, module.num_columns), "B": (module.num_rows, rank)}
-    for half, array in (("A", a), ("B", b)):
-        if array.shape != wanted[half]:
+    for half, tensor in tensors.items():
+        if tensor.dtype not in ("float32", "float16", "bfloat16") or len(tensor.shape) != 2:
             raise MalformedCheckpointError(
-                f"{path}: tensor {names[half]!r:.200} has shape {list(array.shape)}, but with rank "
-                f"{rank} (adapter_config.json) on {module.name}, which is "
-                f"[{module.num_rows}, {module.num_columns}] in this network, it must be "
-                f"{list(wanted[half])}. The adapter was trained on another network."
+                f"{path}: tensor {tensor.name!r:.200} is {tensor.dtype} {list(tensor.shape)}, "
+                "but it must be a matrix of float32, float16 or bfloat16."
             )
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+        if tensor.shape != wanted[half]:
+            raise MalformedCheckpointError(
+                f"{path}: tensor {tensor.name!r:.200} has shape {list(tensor.shape)}, but with "
+                f"rank {rank} (adapter_config.json) on {module.name}, which is "
+                f"[{module.num_rows}, {module.num_columns}] in this network, it must be "
+                f"{list(wanted[half])}. The adapter was trained on another network, or the config "
+                "is another adapter's."
+            )
+    if rank > (most := max(module.num_rows, module.num_columns)):
         raise MalformedCheckpointError(
-            f"{path}: lora_alpha must be a number, but it is {alpha!r:.40} in adapter_config.json."
+            f"{path}: the rank of {module.name} is {rank}, but a linear of [{module.num_rows}, "
+            f"{module.num_columns}] takes at most {most}: more would be larger than the linear "
+            "itself."
         )
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _value(path: Path, config: Mapping[str, Any], key: str, patterns: str, module: str) -> Any:
-    """The first pattern that fits the end of a module's name decides, as in PEFT's
-    get_pattern_key."""
-    given = config.get(patterns) or {}
-    if not isinstance(given, dict):
-        raise MalformedCheckpointError(f"{path}: {patterns} must be an object.")
-    for pattern, value in given.items():
+def _scale(path: Path, config: Mapping[str, Any], module: Module, rank: int, alpha: Any) -> float:
+    """alpha / rank, or with rsLoRA alpha over its square root."""
+    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    # Not so for NaN either; and no scale is larger than its alpha.
+    if not is_number or not abs(alpha) <= _LARGEST:
+        raise MalformedCheckpointError(
+            f"{path}: lora_alpha must be a number of float32's range, but for {module.name} it is "
+            f"{alpha!r:.40} in adapter_config.json."
+        )
+    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+
+def _read(shard: Shard, tensor: TensorInfo) -> Floats:
+    assert tensor.dtype in SCHEMES
+    return np.ascontiguousarray(dequantize(tensor.dtype, shard.read(tensor.name), tensor.shape))
+
+
+class _Values:
+    """What the config says of single modules: the first pattern that fits the end of a module's
+    name decides, as in PEFT's get_pattern_key; where none does, ``key`` is for all.
+
+    Raises:
+        MalformedCheckpointError: ``patterns`` is no object, or holds no regular expression.
+        UnsupportedArchitectureError: an expression that could take for ever.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], key: str, patterns: str) -> None:
+        self._default = config.get(key)
+        given = config.get(patterns) or {}
+        if not isinstance(given, dict):
+            raise MalformedCheckpointError(f"{path}: {patterns} must be an object.")
+        # Compiled once: there may be as many patterns as modules, more than re remembers.
+        self._patterns = [
+            (self._compiled(path, patterns, pattern), value) for pattern, value in given.items()
+        ]
+
+    def of(self, module: str) -> Any:
+        return next((v for pattern, v in self._patterns if pattern.match(module)), self._default)
+
+    @staticmethod
+    def _compiled(path: Path, patterns: str, pattern: str) -> re.Pattern[str]:
         if not _SIMPLE_PATTERN.fullmatch(pattern) or (
             sum(pattern.count(c) for c in "*+?") > _MOST_WILDCARDS
         ):
@@ -211,15 +247,12 @@ def _value(path: Path, config: Mapping[str, Any], key: str, patterns: str, modul
                 "out in adapter_config.json."
             )
         try:
-            fits = re.match(rf"(.*\.)?({pattern})$", module)
+            return re.compile(rf"(.*\.)?({pattern})$")
         except re.error as error:
             raise MalformedCheckpointError(
                 f"{path}: {patterns} has the pattern {pattern!r:.80}, which is no regular "
                 f"expression: {error}."
             ) from error
-        if fits:
-            return value
-    return config.get(key)
 
 
 def _rows(b: Floats, rows: tuple[RowRange, ...] | None) -> Floats:
