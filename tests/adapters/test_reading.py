@@ -209,6 +209,15 @@ def test_a_half_that_comes_twice(tmp_path: Path) -> None:
         read(folder, "glm4")
 
 
+@pytest.mark.parametrize(("family", "head"), [("glm4", "lm_head"), ("chatglm", "lm_head")])
+def test_a_head_that_is_the_embedding_takes_none(tmp_path: Path, family: str, head: str) -> None:
+    network = families.tiny_architecture(family, tied_head=True)
+    half = random_half(network.vocab_size, network.hidden_size, 2, np.random.default_rng(0))
+    folder = write_lora(tmp_path / "a", {head: half})
+    with pytest.raises(UnsupportedArchitectureError, match="'lm_head', but in this network"):
+        read(folder, family, network)
+
+
 def test_patterns_for_every_module_are_compiled_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

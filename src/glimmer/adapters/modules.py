@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from glimmer.architecture import Architecture
-from glimmer.errors import MalformedCheckpointError
+from glimmer.errors import MalformedCheckpointError, UnsupportedArchitectureError
 from glimmer.families import Family
 from glimmer.families.weight_map import Layout, RowRange
 
@@ -40,6 +40,7 @@ def find_modules(
 
     Raises:
         MalformedCheckpointError: there is none; ``what`` is whose names they are.
+        UnsupportedArchitectureError: one is a head that is the embedding.
     """
     candidates = [
         _modules(layout, architecture) for layout in family.weight_map.candidates("folder")
@@ -55,6 +56,12 @@ def find_modules(
         alike = sum(word in words for name in wanted for word in name.split("."))
         return sum(name in modules for name in wanted), alike
 
+    if architecture.tied_head and (tied := _heads(family).intersection(wanted)):
+        raise UnsupportedArchitectureError(
+            f"{what} has a part for {min(tied)!r:.200}, but in this network the head is the "
+            "embedding once more, which takes no adapter here. Train again without it in "
+            "target_modules."
+        )
     modules = max(candidates, key=closeness)
     if unknown := sorted(name for name in wanted if name not in modules):
         raise MalformedCheckpointError(
@@ -84,6 +91,14 @@ def _modules(layout: Layout, architecture: Architecture) -> dict[str, Module]:
         )
         for module, parts in found.items()
     }
+
+
+def _heads(family: Family) -> set[str]:
+    """What the head is called, in any layout."""
+    layouts = list(family.weight_map.candidates("folder"))
+    heads = {piece.tensor for layout in layouts for piece in layout.pieces_of("head.weight")}
+    heads |= {name for layout in layouts for name in layout.copies}
+    return {name.removesuffix(".weight") for name in heads}
 
 
 def _shown(modules: Iterable[str]) -> str:
