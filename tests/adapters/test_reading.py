@@ -257,11 +257,22 @@ def test_half_a_module(tmp_path: Path) -> None:
         read(folder, "glm4")
 
 
+def test_a_folder_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a configuration file may name it, which no shell reads."""
+    write_lora(tmp_path / "a", native_modules())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read(Path("~/a"), "glm4").path == tmp_path / "a"
+
+
 def test_folders_that_hold_no_adapter(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="no folder"):
         read(tmp_path / "none", "glm4")
     with pytest.raises(UnknownFormatError, match="holds no adapter"):
         read(tmp_path, "glm4")
+    # A model, whose official config leaves the prefix open.
+    (tmp_path / "config.json").write_text(json.dumps({"pre_seq_len": None}))
+    with pytest.raises(UnknownFormatError, match=r"holds no adapter.*not the model's"):
+        read(tmp_path, "chatglm2")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     with pytest.raises(UnknownFormatError, match=r"neither adapter_model.safetensors nor .*bin"):
         read(tmp_path, "glm4")
@@ -352,6 +363,14 @@ def test_prefixes_of_peft_need_a_network_of_its_kind(tmp_path: Path) -> None:
     assert (adapter.prefix[:, :, 0] != values[:, :, 0]).any()
     with pytest.raises(UnsupportedArchitectureError, match="two positions"):
         read(folder, "chatglm")
+    for i, length in enumerate(("x" * 10**6, 0, 10**400, 1.0)):
+        given = {**config, "num_virtual_tokens": length}
+        folder = write_lora(tmp_path / f"{i}", {}, tensors=prompt, **given)
+        with pytest.raises(
+            MalformedCheckpointError, match=r"must be an integer|between 1"
+        ) as error:
+            read(folder, "glm4")
+        assert len(str(error.value)) < 1000
     folder = write_lora(tmp_path / "b", {}, tensors=prompt, **{**config, "num_virtual_tokens": 6})
     with pytest.raises(MalformedCheckpointError, match=r"prompt_embeddings' of shape \[6, 192\]"):
         read(folder, "glm4")

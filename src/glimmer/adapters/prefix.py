@@ -76,19 +76,23 @@ def read_peft_prefix(
     kv_width = a.num_kv_heads * a.head_dim
     tensor = shard.tensors.get(_PEFT_TENSOR)
     found = "nothing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
+    if type(length) is not int:
+        raise MalformedCheckpointError(
+            f"{path}: num_virtual_tokens must be an integer, but it is {length!r:.40} in "
+            "adapter_config.json."
+        )
+    _check_length(path, length, a)
     wanted = (length, a.num_layers * 2 * kv_width)
     if (
-        type(length) is not int
-        or tensor is None
+        tensor is None
         or tensor.shape != wanted
         or tensor.dtype not in ("float32", "float16", "bfloat16")
     ):
         raise MalformedCheckpointError(
-            f"{path}: a prefix of {length!r:.40} tokens (num_virtual_tokens) for this network of "
+            f"{path}: a prefix of {length} tokens (num_virtual_tokens) for this network of "
             f"{a.num_layers} layers needs a tensor {_PEFT_TENSOR!r} of shape {list(wanted)}, but "
             f"there is {found}."
         )
-    _check_length(path, length, a)
     values = dequantize(tensor.dtype, shard.read(_PEFT_TENSOR), tensor.shape)
     prefix = np.array(values.reshape(length, a.num_layers, 2, kv_width), np.float32)
     keys = prefix[:, :, 0].reshape(length, a.num_layers, a.num_kv_heads, a.head_dim)

@@ -35,18 +35,19 @@ def read_adapter(
         UnsupportedArchitectureError: it is of a kind that is not supported.
         UnsafeCheckpointError: a file asks to run code.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_dir():
         raise ModelNotFoundError(
             f"There is no folder {path}. An adapter is the folder that the training wrote, with "
             f"{PEFT_CONFIG} (PEFT) or {CONFIG} (P-Tuning v2) in it."
         )
     if not (path / PEFT_CONFIG).is_file():
-        if (path / CONFIG).is_file() and "pre_seq_len" in read_object(path / CONFIG):
+        # The official configs of models have pre_seq_len as well, without a value.
+        if (path / CONFIG).is_file() and read_object(path / CONFIG).get("pre_seq_len") is not None:
             return read_official_prefix(path, family, architecture)
         raise UnknownFormatError(
             f"{path} holds no adapter: neither {PEFT_CONFIG} (PEFT) nor a {CONFIG} with "
-            "pre_seq_len (P-Tuning v2)."
+            "pre_seq_len (P-Tuning v2). Give the folder that the training wrote, not the model's."
         )
     config = read_object(path / PEFT_CONFIG)
     file = next((f for name in _PEFT_WEIGHTS if (f := path / name).is_file()), None)
