@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,15 @@ from typing import Any
 import httpx
 import pytest
 
+from glimmer.errors import InvalidParameterError
+from glimmer.server.config import load_config
 from glimmer.server.run import Server
 from tests.support import families
 from tests.support.adapters import file_tensors, random_modules, write_lora
 from tests.support.server import running
 from tests.test_export import folder, network
 
+NETWORK = families.tiny_architecture("glm4", vocab_size=544)
 MESSAGES = [{"role": "user", "content": "Hello"}]
 CHAT: dict[str, Any] = {"messages": MESSAGES, "temperature": 0, "max_tokens": 12}
 
@@ -46,6 +51,16 @@ def said(server: Server, **body: Any) -> str:
     assert reply.status_code == 200, reply.text
     text: str = reply.json()["choices"][0]["message"]["content"]
     return text
+
+
+def streamed(server: Server, model: str) -> Iterator[str]:
+    """The pieces of a long answer."""
+    body = {**CHAT, "model": model, "max_tokens": 300, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("data: {"):
+                choice = json.loads(line.removeprefix("data: "))["choices"][0]
+                yield choice["delta"].get("content") or ""
 
 
 def test_by_field_and_by_name_in_every_dialect(adapted: Server) -> None:
@@ -120,15 +135,64 @@ def test_what_cannot_be(adapted: Server) -> None:
     assert "without an adapter" in reply.json()["error"]["message"]
 
 
-def test_hot_loading_beside_requests(adapted: Server, tmp_path: Path) -> None:
-    import asyncio
-
+def test_names_with_colons(adapted: Server, tmp_path: Path) -> None:
+    """One of them is listed, found, and takes nothing from the others."""
     llm = adapted.service.pool.loaded()["base"]
-    tensors = file_tensors("glm4", "native", families.tiny_architecture("glm4", vocab_size=544))
+    folder = write_lora(tmp_path / "a", random_modules(file_tensors("glm4", "native", NETWORK), 4))
+    asyncio.run(llm.load_adapter("run:12", folder))
+    try:
+        listed = httpx.get(f"{adapted.url}/v1/models")
+        assert listed.status_code == 200
+        assert "base:run:12" in [m["id"] for m in listed.json()["data"]]
+        assert httpx.get(f"{adapted.url}/v1/models/base:run:12").json()["root"] == "base"
+        answer = said(adapted, model="base", adapter="run:12")
+        assert said(adapted, model="base:run:12") == answer
+        assert said(adapted, model="glm-4-plus:run:12") == answer
+        for name in ("base:run", "base:12", "base:", ":", ":" * 10**6):
+            reply = post(adapted, "/v1/chat/completions", **{**CHAT, "model": name})
+            assert reply.status_code == 404, reply.text
+    finally:
+        llm.unload_adapter("run:12")
+
+
+def test_hot_loading_beside_requests(adapted: Server, tmp_path: Path) -> None:
+    """Those of the base and of other adapters run on, to the same answers."""
+    llm = adapted.service.pool.loaded()["base"]
+    tensors = file_tensors("glm4", "native", NETWORK)
     more = write_lora(tmp_path / "more", random_modules(tensors, 4, 9), lora_alpha=32)
+    asked = ["base", "base:one"]
+    expected = {model: "".join(streamed(adapted, model)) for model in asked}
+    running = {model: streamed(adapted, model) for model in asked}
+    begun = {model: next(answer) for model, answer in running.items()}
     asyncio.run(llm.load_adapter("more", more))
-    assert said(adapted, model="base:more") != said(adapted, model="base")
+    answer = said(adapted, model="base:more")
+    # Who has begun with it ends with it.
+    expected["base:more"] = "".join(streamed(adapted, "base:more"))
+    running["base:more"] = streamed(adapted, "base:more")
+    begun["base:more"] = next(running["base:more"])
     llm.unload_adapter("more")
+    for model, rest in running.items():
+        assert begun[model] + "".join(rest) == expected[model]
+    assert answer != said(adapted, model="base")
     assert (
         post(adapted, "/v1/chat/completions", **{**CHAT, "model": "base:more"}).status_code == 404
     )
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (
+            [{"name": "a", "adapters": {"b": "x"}}, {"name": "a:b"}],
+            "'a:b' is what clients may call 'a' with its adapter 'b', and the name of a model",
+        ),
+        (
+            [{"name": "a", "adapters": {"b:c": "x"}}, {"name": "a:b", "adapters": {"c": "x"}}],
+            "'a:b:c' is what",
+        ),
+        ([{"name": "a", "adapters": {"": "x"}}], "a: an adapter's name is empty"),
+    ],
+)
+def test_a_name_stands_for_one_thing(models: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(InvalidParameterError, match=message):
+        load_config(models=[{"source": "demo", **model} for model in models])

@@ -188,6 +188,16 @@ def _check(config: ServerConfig) -> None:
         raise InvalidParameterError(
             f"Two models, or aliases, are called {twice[0]!r}: give them names with NAME=MODEL."
         )
+    for model in config.models:
+        for adapter in model.adapters:
+            if not adapter:
+                raise InvalidParameterError(f"{model.name}: an adapter's name is empty.")
+            if (told := f"{model.name}:{adapter}") in names:
+                raise InvalidParameterError(
+                    f"{told!r} is what clients may call {model.name!r} with its adapter "
+                    f"{adapter!r}, and the name of a model or alias too: give one of them another."
+                )
+            names.append(told)
     for alias, target in config.aliases.items():
         if target not in names[: len(config.models)]:
             raise InvalidParameterError(

@@ -80,10 +80,13 @@ class ModelPool:
         """What a client calls a model, as the model's name or alias and the adapter's, if any."""
         if name in self._slots or name in self._aliases:
             return name, None
-        model, separator, adapter = name.rpartition(":")
-        slot = self._slots.get(self._aliases.get(model, model))
-        if separator and slot is not None and adapter in _adapters(slot):
-            return model, adapter
+        # By the names there are and not by colons, which an adapter's name may hold as well.
+        for model in (*self._slots, *self._aliases):
+            adapter = name.removeprefix(f"{model}:")
+            if adapter != name and adapter in _adapters(
+                self._slots[self._aliases.get(model, model)]
+            ):
+                return model, adapter
         return name, None
 
     def resolve(self, name: str, told: Collection[str] | None = None) -> str:
