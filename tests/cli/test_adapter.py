@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glimmer.cli.options import named_adapters
 from tests.cli.conftest import Run
 from tests.cli.fake_llm import FakeLLM
 from tests.support import adapters, families
@@ -92,6 +93,18 @@ def test_answers_with_an_adapter(tmp_path: Path, run: Run, llm: FakeLLM) -> None
     assert run("generate", "x", "-p", "Hello", "--adapter", "me=some/folder").exit_code == 0
     assert llm.options["adapters"] == {"me": "some/folder"}
     assert llm.used[-1] == "me"
+
+
+def test_folders_named_after_how_they_were_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r=8").mkdir()
+    assert named_adapters(["r=8"]) == {"r=8": "r=8"}
+    assert named_adapters(["runs/lr=1e-4"]) == {"lr=1e-4": "runs/lr=1e-4"}
+    assert named_adapters(["me=runs/lr=1e-4"]) == {"me": "runs/lr=1e-4"}
+    assert named_adapters(["me=r=8"]) == {"me": "r=8"}
+    assert named_adapters(["."]) == {tmp_path.name: "."}
 
 
 def test_serve_takes_several(tmp_path: Path, run: Run) -> None:

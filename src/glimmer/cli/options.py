@@ -149,7 +149,8 @@ class SamplingOptions:
 
 
 def named_adapters(given: Sequence[str]) -> dict[str, str]:
-    """Folders by name, from ``NAME=FOLDER`` or ``FOLDER``, whose last part then is the name.
+    """Folders by name, from ``NAME=FOLDER`` or ``FOLDER``, whose last part then is the name and may
+    hold "=" itself, as in runs/lr=1e-4.
 
     Raises:
         InvalidParameterError: two have one name.
@@ -159,7 +160,7 @@ def named_adapters(given: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in given:
         name, separator, folder = text.partition("=")
-        if not separator:
+        if not separator or "/" in name or Path(text).is_dir():
             name, folder = Path(text).expanduser().resolve().name, text
         if name in found:
             raise InvalidParameterError(
