@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 
 from glimmer import LLM, SamplingParams, load
-from glimmer.errors import InvalidParameterError
+from glimmer.errors import InvalidParameterError, MalformedCheckpointError
 from glimmer.export import convert
 from glimmer.merging import MergedForm, merge
 from tests.adapters.test_requests import PREFIXED, answers, without_prefix
 from tests.support import adapters, families, golden
-from tests.support.adapters import add_modules, file_tensors, random_modules, write_lora
+from tests.support.adapters import (
+    add_modules,
+    file_tensors,
+    random_half,
+    random_modules,
+    write_lora,
+)
 from tests.support.tiny import Floats, random_text
+from tests.support.tiny_gguf import tiny_gguf
 from tests.test_export import LAYOUTS
 from tests.test_golden import results, sequences
 
@@ -86,6 +93,29 @@ def test_a_quantised_base(tmp_path: Path) -> None:
     assert np.abs(difference).mean() < 0.05
 
 
+@pytest.mark.parametrize("dtype", ["q6_k", "q5_k", "q5_0"])
+def test_a_base_in_blocks_that_are_only_read(tmp_path: Path, dtype: str) -> None:
+    """As most files for llama.cpp have some: what the adapter changes becomes q8_0."""
+    base = tiny_gguf(
+        tmp_path / "base.gguf", dtype, hidden_size=256, intermediate_size=256, head_dim=64
+    )
+    modules = {
+        f"model.layers.1.{name}": random_half(256, 256, 4, np.random.default_rng(0))
+        for name in ("self_attn.q_proj", "mlp.down_proj")
+    }
+    folder = write_lora(tmp_path / "a", modules, lora_alpha=12)
+    exact = merge(base, folder, tmp_path / "exact", dtype="float32")
+    assert set(exact.dtypes) == {"float32"}
+    written = merge(base, folder, tmp_path / "out.gguf", to="gguf")
+    assert written.dtypes.keys() == {dtype, "q8_0", "float32"}
+    assert written.dtypes["q8_0"] == 2 * 256 * 256
+    ids = list(range(40))
+    expected = logits(tmp_path / "exact", "smollm", ids)
+    difference = np.abs(logits(tmp_path / "out.gguf", "smollm", ids) - expected)
+    assert difference.max() < 0.1
+    assert np.abs(expected - logits(base, "smollm", ids)).max() > 1
+
+
 @pytest.mark.parametrize("name", PREFIXED)
 def test_a_prefix(tmp_path: Path, name: str) -> None:
     folder = golden.folder(name)
@@ -111,6 +141,10 @@ def test_what_is_not_merged(tmp_path: Path) -> None:
     silent = {name: (a, 0 * b) for name, (a, b) in modules.items()}
     with pytest.raises(InvalidParameterError, match="changes nothing"):
         merge(base, write_lora(tmp_path / "a", silent), tmp_path / "out", family="glm4")
+    name, (a, b) = next(iter(modules.items()))
+    large = {name: (a * np.float32(1e30), b * np.float32(1e30))}
+    with pytest.raises(MalformedCheckpointError, match=r"layers.0.* beyond float32"):
+        merge(base, write_lora(tmp_path / "c", large), tmp_path / "out", family="glm4")
     convert(base, tmp_path / "packed", "packed", family="glm4")
     folder = write_lora(tmp_path / "b", modules)
     with pytest.raises(InvalidParameterError, match="packed for the engine"):

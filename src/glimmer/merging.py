@@ -13,12 +13,12 @@ from glimmer.adapters import Adapter, read_adapter
 from glimmer.catalogue import find_file
 from glimmer.checkpoints import Checkpoint, PackedCheckpoint, open_checkpoint
 from glimmer.checkpoints.safetensors_writer import NewTensor
-from glimmer.errors import InvalidParameterError
+from glimmer.errors import InvalidParameterError, MalformedCheckpointError
 from glimmer.export import Addition, FloatType, Progress, Written, write_model
 from glimmer.families.weight_map import PrefixEncoder
 from glimmer.model_source import ModelSource, StoredWeight
 from glimmer.packed_source import PackedSource
-from glimmer.quantization import dequantize
+from glimmer.quantization import SCHEMES, dequantize
 
 MergedForm = Literal["hf", "official", "gguf"]
 
@@ -27,20 +27,36 @@ class MergedSource(ModelSource):
     """The weights of a checkpoint with an adapter's low-rank products added, in float32.
 
     ``dtypes`` are those of the checkpoint: what a weight was stored as tells what it shall become.
+    Where that is a form that is read here and not written, such as q6_k, it is q8_0.
     """
 
     def __init__(self, checkpoint: Checkpoint, adapter: Adapter, family: str | None = None) -> None:
         """Raises as ``ModelSource``."""
         super().__init__(checkpoint, family)
+        self._adapter_path = adapter.path
         self._low_rank = {f"{name}.weight": part for name, part in adapter.low_rank.items()}
         assert self._low_rank.keys() <= self.shapes.keys(), "the adapter was read for this network"
 
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        return {
+            name: "q8_0" if name in self._low_rank and not SCHEMES[dtype].is_written else dtype
+            for name, dtype in super().dtypes.items()
+        }
+
     def read(self, name: str) -> StoredWeight:
+        """Raises MalformedCheckpointError: the sum is beyond float32."""
         weight = super().read(name)
         if name not in self._low_rank:
             return weight
         data = np.ascontiguousarray(weight.data).reshape(-1)
-        merged = dequantize(weight.dtype, data, weight.shape) + self._low_rank[name].delta()
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            merged = dequantize(weight.dtype, data, weight.shape) + self._low_rank[name].delta()
+        if not np.isfinite(merged).all():
+            raise MalformedCheckpointError(
+                f"{self._adapter_path}: with the adapter, {name} holds NaN or values beyond "
+                "float32. The training has failed, or the adapter belongs to another model."
+            )
         return StoredWeight("float32", weight.shape, merged.astype("<f4").view(np.uint8))
 
 

@@ -51,6 +51,8 @@ class QuantScheme:
     block_bytes: int
     dequantize: Callable[[Bytes], Floats] = field(repr=False)
     quantize: Callable[[Floats], Bytes] = field(repr=False)
+    is_written: bool = True
+    """Whether ``quantize`` does more than refuse."""
 
     @property
     def bits_per_weight(self) -> float:
@@ -352,11 +354,11 @@ SCHEMES: Mapping[str, QuantScheme] = MappingProxyType(
             QuantScheme("q8_0", 32, 34, _decode_q8_0, _encode_q8_0),
             QuantScheme("q4_0", 32, 18, _decode_q4_0, _encode_q4_0),
             QuantScheme("q4_1", 32, 20, _decode_q4_1, _encode_q4_1),
-            QuantScheme("q5_0", 32, 22, _decode_q5_0, _read_only("q5_0")),
-            QuantScheme("q5_1", 32, 24, _decode_q5_1, _read_only("q5_1")),
+            QuantScheme("q5_0", 32, 22, _decode_q5_0, _read_only("q5_0"), False),
+            QuantScheme("q5_1", 32, 24, _decode_q5_1, _read_only("q5_1"), False),
             QuantScheme("q4_k", 256, 144, _decode_q4_k, _encode_q4_k),
-            QuantScheme("q5_k", 256, 176, _decode_q5_k, _read_only("q5_k")),
-            QuantScheme("q6_k", 256, 210, _decode_q6_k, _read_only("q6_k")),
+            QuantScheme("q5_k", 256, 176, _decode_q5_k, _read_only("q5_k"), False),
+            QuantScheme("q6_k", 256, 210, _decode_q6_k, _read_only("q6_k"), False),
         )
     }
 )
