@@ -36,7 +36,8 @@ class AdapterPool:
 
         Raises:
             InvalidParameterError: the name is taken or empty, or the network runs elsewhere.
-            CheckpointError: the folder is at fault, or holds NaN; or it does not fit the model.
+            CheckpointError: the folder is at fault, or holds NaN; or it does not fit the model, or
+                for routed experts.
             OutOfMemoryError: a prefix does not fit into memory.
         """
         self._check_free(name)
@@ -71,7 +72,7 @@ class AdapterPool:
         return weights
 
     def _make(self, model: LoadedModel, adapter: Adapter) -> AdapterWeights:
-        adapter.check_finite()
+        adapter.check_runs()
         runner = model.runner
         parts = {name: (p.a, p.b, p.scale) for name, p in adapter.low_rank.items()}
         return AdapterWeights(

@@ -13,7 +13,7 @@ from tests.cli.conftest import Run
 from tests.cli.fake_llm import FakeLLM
 from tests.support import adapters, families
 from tests.support.adapters import file_tensors, random_modules, write_lora
-from tests.test_export import folder
+from tests.test_export import folder, network
 
 
 @pytest.fixture
@@ -62,6 +62,18 @@ def test_what_is_wrong(tmp_path: Path, run: Run, base: Path) -> None:
     code, text = verify(tmp_path / "nowhere")
     assert code == 2
     assert "There is no folder" in text
+
+
+def test_what_must_be_merged_is_told(tmp_path: Path, run: Run) -> None:
+    base = folder(tmp_path, "glm45", "native")
+    tensors = file_tensors("glm45", "native", network("glm45"))
+    lora = write_lora(tmp_path / "lora", random_modules(tensors, 2, 0, ["experts.0.up_proj"]))
+    args = ("adapter", "verify", str(lora), "--model", str(base), "--family", "glm45")
+    result = run(*args)
+    assert result.exit_code == 0
+    assert "once it is merged (glimmer merge)" in " ".join(result.stdout.split())
+    report = json.loads(run(*args, "--json").stdout)
+    assert (report["only_merges"], report["verdict"]) == (True, "ok")
 
 
 def test_a_prefix(tmp_path: Path, run: Run, base: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from glimmer.errors import MalformedCheckpointError
+from glimmer.errors import MalformedCheckpointError, UnsupportedArchitectureError
 
 Floats = npt.NDArray[np.float32]
 
@@ -99,6 +99,23 @@ class Adapter:
             raise MalformedCheckpointError(
                 f"{self.path}: {what} holds NaN or infinity. The training has failed or the file "
                 "is damaged: take an earlier checkpoint of it."
+            )
+
+    @property
+    def only_merges(self) -> bool:
+        """Whether it changes experts that a router chooses, which take nothing while they run."""
+        return any(".experts." in name for name in self.low_rank)
+
+    def check_runs(self) -> None:
+        """Raise MalformedCheckpointError if anything is NaN or infinite, and
+        UnsupportedArchitectureError if the network can have it merged alone."""
+        self.check_finite()
+        if self.only_merges:
+            name = next(name for name in self.low_rank if ".experts." in name)
+            raise UnsupportedArchitectureError(
+                f"{self.path} has a part for {name}, but experts that a router chooses take no "
+                "adapter while they run. Merge it into the model (glimmer merge), or train one "
+                "without them."
             )
 
     @cached_property

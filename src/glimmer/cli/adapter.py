@@ -37,7 +37,8 @@ def verify(
 ) -> None:
     """Tell what an adapter is, and whether it can be used. No weight of the model is read.
 
-    Ends with 1 if it does not fit the model, holds NaN or infinity, or changes nothing.
+    Ends with 1 if it does not fit the model, holds NaN or infinity, or changes nothing. One that
+    fits may still have to be merged, as those for routed experts: it is told so.
     """
     from glimmer.adapters import read_adapter
     from glimmer.catalogue import find_file
@@ -81,6 +82,7 @@ def _report(found: Adapter, model: str) -> dict[str, Any]:
         "prefix_length": found.prefix_length,
         "num_parameters": found.num_parameters,
         "not_finite": found.not_finite,
+        "only_merges": found.only_merges,
         "verdict": verdict,
     }
 
@@ -89,7 +91,7 @@ def _print(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     from glimmer.cli import terminal
-    from glimmer.cli.quantities import show_bytes, show_count
+    from glimmer.cli.quantities import show_count
 
     table = Table.grid(padding=(0, 2))
 
@@ -104,12 +106,12 @@ def _print(report: dict[str, Any]) -> None:
         row("rank", ", ".join(map(str, report["ranks"])))
         row("scale", ", ".join(f"{scale:g}" for scale in report["scales"]))
         row("weights", ", ".join(f"{n} x {name}" for name, n in report["weights"].items()))
-    count = report["num_parameters"]
-    row("size", f"{show_count(count)} parameters, {show_bytes(4 * count)} in memory")
+    row("size", f"{show_count(report['num_parameters'])} parameters")
+    use = "once it is merged (glimmer merge): routed experts take no adapter while they run"
     row(
         "verdict",
         {
-            "ok": "it changes answers",
+            "ok": f"it changes answers{', ' + use if report['only_merges'] else ''}",
             "changes nothing": "it changes nothing: all of its B, or A, are zero",
             "not finite": f"{report['not_finite']} holds NaN or infinity: it cannot be used",
         }[report["verdict"]],
