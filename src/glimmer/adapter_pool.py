@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from glimmer.adapters import Adapter
+from glimmer.adapters import Adapter, read_adapter
+from glimmer.catalogue import find_file
+from glimmer.checkpoints import open_checkpoint
 from glimmer.engine import AdapterWeights
 from glimmer.errors import AdapterNotFoundError, InvalidParameterError
 from glimmer.loader import LoadedModel
 from glimmer.native.model import KVDType
+from glimmer.packed_source import open_source
 from glimmer.text_model import TextModel
 
 
@@ -96,6 +99,22 @@ class AdapterPool:
             f"There is no adapter called {name!r:.100} here; there "
             + (f"are {loaded}." if loaded else "is none: load it first.")
         )
+
+
+def read_adapters(
+    model: str | os.PathLike[str],
+    folders: Iterable[str | os.PathLike[str]],
+    *,
+    family: str | None = None,
+) -> list[Adapter]:
+    """Adapters for a model of which no weight is read.
+
+    Raises: as ``read_adapter``, ``find_file`` and ``open_source``.
+    """
+    path, _ = find_file(model)
+    with open_checkpoint(path) as checkpoint:
+        source = open_source(checkpoint, family)
+        return [read_adapter(folder, source.family, source.architecture) for folder in folders]
 
 
 def load_all(pool: AdapterPool, adapters: Mapping[str, str | os.PathLike[str]] | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from glimmer.errors import InvalidParameterError
+from glimmer.errors import InvalidParameterError, MalformedCheckpointError, ModelNotFoundError
 from glimmer.server.config import load_config
 from glimmer.server.run import Server
 from tests.support import families
@@ -133,6 +133,26 @@ def test_what_cannot_be(adapted: Server) -> None:
     reply = post(adapted, "/v1/embeddings", model="base:one", input="Hello")
     assert reply.status_code == 400
     assert "without an adapter" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_that_does_not_fit_is_told_before_anything_is_loaded(
+    tmp_path: Path, number: int
+) -> None:
+    """Of a model too that is loaded when somebody asks for it."""
+    base = folder(tmp_path, "glm4", "native", max_position=512)
+    other = families.tiny_architecture("glm4", vocab_size=544, num_layers=4)
+    modules = random_modules(file_tensors("glm4", "native", other), 4)
+    lora = write_lora(tmp_path / "lora", modules)
+    models = [{"name": name, "source": str(base), "family": "glm4"} for name in ("a", "b")]
+    for path, error, message in (
+        (lora, MalformedCheckpointError, "no linear of this network"),
+        (tmp_path / "none", ModelNotFoundError, "There is no folder"),
+    ):
+        models[number]["adapters"] = {"x": str(path)}  # type: ignore[assignment]
+        config = load_config(models=models, port=0, database=str(tmp_path / "server.db"))
+        with pytest.raises(error, match=message):
+            Server(config)
 
 
 def test_names_with_colons(adapted: Server, tmp_path: Path) -> None:

@@ -40,17 +40,12 @@ def verify(
     Ends with 1 if it does not fit the model, holds NaN or infinity, or changes nothing. One that
     fits may still have to be merged, as those for routed experts: it is told so.
     """
-    from glimmer.adapters import read_adapter
+    from glimmer.adapter_pool import read_adapters
     from glimmer.catalogue import find_file
-    from glimmer.checkpoints import open_checkpoint
     from glimmer.cli import terminal
-    from glimmer.packed_source import open_source
 
-    path, _ = find_file(model)
-    with open_checkpoint(path) as checkpoint:
-        source = open_source(checkpoint, family)
-        found = read_adapter(folder, source.family, source.architecture)
-    report = _report(found, str(path))
+    (found,) = read_adapters(model, [folder], family=family)
+    report = _report(found, str(find_file(model)[0]))
     if as_json:
         terminal.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     else:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from glimmer.adapter_pool import AdapterPool
+from glimmer.adapter_pool import AdapterPool, read_adapters
 from glimmer.async_llm import AsyncLLM
 from glimmer.errors import EngineUnavailableError, InvalidParameterError
 from glimmer.loader import LoadedModel, load, load_text
@@ -44,11 +44,17 @@ def check(config: ModelConfig) -> None:
     """Tell a slip of the pen before anything is loaded or started.
 
     Raises:
-        GlimmerError: the model, its engine or the device is not there, or the engine cannot run it.
+        GlimmerError: the model, its engine or the device is not there, the engine cannot run the model,
+            or an adapter does not fit.
     """
     if config.engine == "torch":
         _runner().find_device(config.device)
     if config.engine != "vllm":
+        # A model may be loaded hours later, when somebody asks for it.
+        if config.adapters:
+            folders = config.adapters.values()
+            for adapter in read_adapters(config.source, folders, family=config.family):
+                adapter.check_runs()
         return
     if config.backends:
         model = load_text(config.source, family=config.family)
