@@ -13,6 +13,8 @@ import pytest
 
 from glimmer.errors import InvalidParameterError, MalformedCheckpointError, ModelNotFoundError
 from glimmer.server.config import load_config
+from glimmer.server.database import Database
+from glimmer.server.keys import open_key_store
 from glimmer.server.run import Server
 from tests.support import families
 from tests.support.adapters import file_tensors, random_modules, write_lora
@@ -25,19 +27,27 @@ CHAT: dict[str, Any] = {"messages": MESSAGES, "temperature": 0, "max_tokens": 12
 
 
 @pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One model, two adapters, an alias."""
-    path = tmp_path_factory.mktemp("adapted")
-    base = folder(path, "glm4", "native", max_position=512)
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder(tmp_path_factory.mktemp("base"), "glm4", "native", max_position=512)
+
+
+def served(base: Path, path: Path) -> dict[str, Any]:
+    """One model and two adapters, which are written into ``path``."""
     tensors = file_tensors("glm4", "native", network("glm4"))
     named = {
         name: str(write_lora(path / name, random_modules(tensors, 8, seed), lora_alpha=32))
         for seed, name in enumerate(("one", "two"))
     }
-    config = {
+    return {
         **{"name": "base", "source": str(base), "family": "glm4", "adapters": named},
         **{"kv_memory": "32MiB", "threads": 1, "max_num_seqs": 4},
     }
+
+
+@pytest.fixture(scope="module")
+def adapted(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One model, two adapters, an alias."""
+    config = served(base, tmp_path_factory.mktemp("adapted"))
     with running(config, aliases={"glm-4-plus": "base"}) as found:
         yield found
 
@@ -137,10 +147,9 @@ def test_what_cannot_be(adapted: Server) -> None:
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_one_that_does_not_fit_is_told_before_anything_is_loaded(
-    tmp_path: Path, number: int
+    base: Path, tmp_path: Path, number: int
 ) -> None:
     """Of a model too that is loaded when somebody asks for it."""
-    base = folder(tmp_path, "glm4", "native", max_position=512)
     other = families.tiny_architecture("glm4", vocab_size=544, num_layers=4)
     modules = random_modules(file_tensors("glm4", "native", other), 4)
     lora = write_lora(tmp_path / "lora", modules)
@@ -153,6 +162,48 @@ def test_one_that_does_not_fit_is_told_before_anything_is_loaded(
         config = load_config(models=models, port=0, database=str(tmp_path / "server.db"))
         with pytest.raises(error, match=message):
             Server(config)
+
+
+def test_a_key_may_be_for_one_adapter(base: Path, tmp_path: Path) -> None:
+    """However a request asks for it, and for nothing else of the model's."""
+    values = {"database": str(tmp_path / "server.db"), "master_key_file": tmp_path / "master.key"}
+    with Database(values["database"]) as database:
+        store = open_key_store(database, tmp_path / "master.key")
+        keys = {
+            model: store.create(model, models=[model])[1]
+            for model in ("base:one", "glm-4-plus:two", "base")
+        }
+    config = served(base, tmp_path)
+    chat, tasks = "/v1/chat/completions", "/api/paas/v4/async/chat/completions"
+    with running(config, aliases={"glm-4-plus": "base"}, **values) as server:
+
+        def status(key: str, path: str = chat, **body: Any) -> int:
+            headers = {"authorization": f"Bearer {keys[key]}"}
+            body = {**CHAT, "max_tokens": 1, **body}
+            return httpx.post(server.url + path, json=body, headers=headers).status_code
+
+        def listed(key: str) -> list[str]:
+            headers = {"authorization": f"Bearer {keys[key]}"}
+            found = httpx.get(f"{server.url}/v1/models", headers=headers).json()["data"]
+            return [model["id"] for model in found]
+
+        for path, refused in ((chat, 403), (tasks, 400)):
+            for key, adapter, other in (
+                ("base:one", "one", "two"),
+                ("glm-4-plus:two", "two", "one"),
+            ):
+                model = key.partition(":")[0]
+                assert status(key, path, model=key) == 200
+                assert status(key, path, model=model, adapter=adapter) == 200
+                assert status(key, path, model=model) == refused
+                assert status(key, path, model=model, adapter=other) == refused
+                assert status(key, path, model=f"{model}:{other}") == refused
+                assert status(key, path, model=model, adapter="none") == refused
+            assert status("base:one", path, model="glm-4-plus:one") == 200
+            assert status("base", path, model="base", adapter="one") == 200
+        assert status("base:one", "/v1/embeddings", model="base", input="a") == 403
+        assert listed("base:one") == ["base:one"]
+        assert listed("base") == ["base", "base:one", "base:two", "glm-4-plus"]
 
 
 def test_names_with_colons(adapted: Server, tmp_path: Path) -> None:

@@ -46,7 +46,11 @@ def create(
     project: Annotated[str, typer.Option(help="Whose use it is; usage is summed by it.")],
     name: Annotated[str, typer.Option(help="A note, such as who has the key.")] = "",
     model: Annotated[
-        list[str] | None, typer.Option(help="Only this model; repeatable. Default: all.")
+        list[str] | None,
+        typer.Option(
+            help="Only this model, or with MODEL:ADAPTER only this adapter of it; repeatable. "
+            "Default: all."
+        ),
     ] = None,
     endpoint: Annotated[
         list[str] | None,

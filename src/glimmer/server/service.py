@@ -76,7 +76,7 @@ class Service:
         Raises: ApiError.
         """
         job = self._with_adapter(job)
-        account = await self._admit(job.model, caller)
+        account = await self._admit(job.model, caller, job.adapter)
         totals = Totals()
         try:
             async with self.pool.use(job.model) as llm:
@@ -93,7 +93,7 @@ class Service:
         Raises: ApiError.
         """
         job = self._with_adapter(job)
-        account = await self._admit(job.model, caller)
+        account = await self._admit(job.model, caller, job.adapter)
         stack = AsyncExitStack()
         try:
             llm = await stack.enter_async_context(self.pool.use(job.model))
@@ -131,15 +131,21 @@ class Service:
         await account.close(200, usage)
         return vectors, usage
 
-    def resolve(self, name: str, caller: Caller) -> str:
-        """The model's own name.
+    def resolve(self, name: str, caller: Caller, adapter: str | None = None) -> str:
+        """The model's own name. ``adapter`` is asked for beside it, where ``name`` has none.
 
         Raises:
             ApiError: there is no such model, or the caller may not use it.
         """
-        model = self.pool.resolve(name, None if caller.key is None else caller.key.models)
-        if caller.key is not None and not caller.key.allows_model(model):
-            caller.key.check(caller.scope, name)  # a key may name an alias
+        key = caller.key
+        model = self.pool.resolve(name, None if key is None else key.models)
+        if key is not None:
+            asked, named = self.pool.split(name)
+            allowed = [model, asked]  # a key may name an alias
+            if (adapter := named or adapter) is not None:
+                allowed += [f"{model}:{adapter}", f"{asked}:{adapter}"]
+            if not any(map(key.allows_model, allowed)):
+                key.check(caller.scope, name)
         return model
 
     def _with_adapter(self, job: Job) -> Job:
@@ -160,12 +166,12 @@ class Service:
             )
         return replace(job, model=model, adapter=adapter)
 
-    async def _admit(self, name: str, caller: Caller) -> _Account:
+    async def _admit(self, name: str, caller: Caller, adapter: str | None = None) -> _Account:
         if self.is_draining:
             raise ApiError(
                 "draining", "The server is about to stop. Try again later.", retry_after_s=5
             )
-        account = _Account(self, self.resolve(name, caller), caller)
+        account = _Account(self, self.resolve(name, caller, adapter), caller)
         try:
             account.admission = self.access.admit(caller)
         except ApiError as error:

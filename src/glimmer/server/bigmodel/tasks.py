@@ -27,7 +27,7 @@ async def create_async_completion(
 ) -> dict[str, Any]:
     """Ask now and fetch the answer within a day."""
     to_job(body)  # what is refused is refused now
-    service.resolve(body.model, caller)
+    service.resolve(body.model, caller, body.adapter)
     folder = service.runner.folder
     task_id = folder.new_id("task")
     name = body.request_id or request_id(request)
