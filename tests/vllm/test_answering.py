@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -78,6 +78,22 @@ def test_tokens_come_with_the_reason_of_the_end() -> None:
     circle = LoopLimits(min_repeats=2, min_tokens=4)
     outputs, _ = answer_of(events({"token_ids": [7] * 20}), limits=circle)
     assert told(outputs)[-1] == (7, "repetition")
+
+
+@pytest.mark.parametrize("text", ["a\u2028b", "\u2029", "\x85", "你\u2028"])
+def test_a_text_may_hold_what_ends_a_line_elsewhere(text: str) -> None:
+    """vLLM sends such characters as they are."""
+    event = {"choices": [{"index": 0, "text": text, "token_ids": [9], "finish_reason": "stop"}]}
+    told_raw = f"data: {json.dumps(event, ensure_ascii=False)}\r\n\r\ndata: [DONE]"
+    for size in (1, 7, 10_000):  # however the bytes are cut
+
+        async def pieces(size: int = size) -> AsyncIterator[bytes]:
+            data = told_raw.encode()
+            for at in range(0, len(data), size):
+                yield data[at : at + size]
+
+        outputs, _ = answer_of(httpx.Response(200, content=pieces()))
+        assert told(outputs) == [(9, "stop")]
 
 
 def test_a_connection_that_was_closed_meanwhile_is_replaced() -> None:

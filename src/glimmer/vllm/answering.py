@@ -23,7 +23,7 @@ from glimmer.errors import (
 from glimmer.vllm.backend import Backend
 from glimmer.vllm.backends import Backends, no_engine
 from glimmer.vllm.body import completion_body
-from glimmer.vllm.chunks import Chunk, StreamError, read_chunks
+from glimmer.vllm.chunks import Chunk, StreamError, read_chunks, read_lines
 
 _LOG = logging.getLogger("glimmer.server")
 # vLLM's own reasons; what else may end an answer is an error.
@@ -169,7 +169,7 @@ class Answering:
         num_top = max(logprobs_wanted(self._request.params), 0)
         last: StepOutput | None = None
         was_in_thought = self._is_in_thought
-        chunks = read_chunks(response.aiter_lines(), num_top)
+        chunks = read_chunks(read_lines(response.aiter_bytes()), num_top)
         async for chunk in chunks:
             for at, token_id in enumerate(chunk.token_ids):
                 reason = self._sequence.append(token_id)

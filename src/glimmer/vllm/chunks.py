@@ -33,6 +33,18 @@ class Chunk:
     """Told at the end, by a server that was told to tell it."""
 
 
+async def read_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    r"""The lines of an event stream, which end with \n. JSON may hold other characters that end a
+    line in plain text, such as U+2028: httpx's own ``aiter_lines`` would cut there."""
+    rest = b""
+    async for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", errors="replace")
+    if rest:
+        yield rest.decode("utf-8", errors="replace")
+
+
 async def read_chunks(lines: AsyncIterator[str], num_top: int) -> AsyncIterator[Chunk]:
     """From the lines of an event stream, all of which are read. ``num_top`` likeliest tokens were
     asked for.
