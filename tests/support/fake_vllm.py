@@ -97,6 +97,8 @@ class FakeVllm:
         shown = 0
         try:
             if self.stream_error is not None:
+                while self.hang_after == 0:
+                    await asyncio.sleep(0.01)
                 error = {"message": "made to fail", "type": "X", "code": self.stream_error}
                 yield _event({"error": error})
                 return

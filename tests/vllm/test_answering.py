@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from glimmer.engine import LoopLimits, Request, SamplingParams, StepOutput
+from glimmer.engine import LoopLimits, Request, SamplingParams, StepOutput, TokenConstraint
 from glimmer.errors import EngineUnavailableError, GenerationError
 from glimmer.vllm.answering import Answering
 from glimmer.vllm.backend import Backend, Served
@@ -20,7 +21,11 @@ Answer = httpx.Response | httpx.HTTPError
 
 
 def answer_of(
-    *answers: Answer, limits: LoopLimits | None = None, **values: Any
+    *answers: Answer,
+    limits: LoopLimits | None = None,
+    form: TokenConstraint | None = None,
+    num_backends: int = 1,
+    **values: Any,
 ) -> tuple[list[StepOutput], int]:
     """What comes of a request with the prompt (5, 6), and the requests made for it."""
     left = list(answers)
@@ -35,21 +40,24 @@ def answer_of(
 
     async def run() -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
-            backend = Backend("http://there")
-            backend.served = Served("m", 100)
+            backends = [Backend(f"http://there:{port}") for port in range(1, num_backends + 1)]
+            for backend in backends:
+                backend.served = Served("m", 100)
             params = SamplingParams(**values)
             request = Request(1, (5, 6), params, frozenset({9}), 0, loop_limits=limits)
+            if form is not None:
+                request = replace(request, make_constraint=lambda: form)
             answering = Answering(
                 request,
                 2 + params.max_new_tokens,
-                Backends([backend], "m", client),
+                Backends(backends, "m", client),
                 client,
                 emit=outputs.append,
                 begun=lambda: None,
                 retried=lambda: None,
             )
             await answering.run()
-            assert backend.num_running == 0
+            assert not any(backend.num_running for backend in backends)
 
     asyncio.run(run())
     return outputs, len(answers) - len(left)
@@ -110,6 +118,83 @@ def test_one_that_refuses_connections_is_not_asked_again() -> None:
     outputs, count = answer_of(httpx.ConnectError("refused"))
     assert isinstance(outputs[-1].error, EngineUnavailableError)
     assert count == 1
+
+
+def test_what_breaks_two_is_given_to_no_third() -> None:
+    """It may be the request itself; who only turns it away is passed over."""
+    failure = httpx.Response(500, json={"error": {"message": "CUDA"}})
+    outputs, count = answer_of(failure, failure, events(*WHOLE), num_backends=5)
+    assert told(outputs) == [(None, "error")]
+    assert count == 2
+    busy, closed = httpx.Response(503), httpx.ConnectError("refused")
+    outputs, count = answer_of(busy, closed, busy, failure, events(*WHOLE), num_backends=5)
+    assert told(outputs)[-1] == (9, "stop")
+    assert count == 5
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_what_stands_before_it_may_tell_that_it_is_away(status: int) -> None:
+    outputs, _ = answer_of(httpx.Response(status))
+    assert isinstance(outputs[-1].error, EngineUnavailableError)
+
+
+class AfterSeven:
+    """A form that begins behind a thought, which ends with the token 7."""
+
+    is_finished = has_begun = False
+
+    def accept(self, token_id: int) -> None:
+        self.has_begun |= token_id == 7
+
+    def forced(self) -> list[int]:
+        return []
+
+    def count_allowed(self, token_ids: Sequence[int]) -> int:
+        return len(token_ids)
+
+    def fill(self, drafts: Sequence[int], masks: Any) -> None:
+        raise NotImplementedError
+
+
+def usage(num_cached: int) -> dict[str, Any]:
+    return {"usage": {"prompt_tokens_details": {"cached_tokens": num_cached}}}
+
+
+def test_cached_tokens_are_the_prompts() -> None:
+    """Behind a thought the server finds the thought too, which it has made itself."""
+
+    def with_usage(*choices: dict[str, Any]) -> httpx.Response:
+        told = {"choices": [], **usage(96)}
+        return events(*choices, end=f"data: {json.dumps(told)}\n\ndata: [DONE]\n\n")
+
+    outputs, _ = answer_of(with_usage(*WHOLE))
+    assert [output.num_cached_tokens for output in outputs] == [0, 0, 96]
+    thought = with_usage({"token_ids": [4, 7, 8]})
+    outputs, count = answer_of(
+        thought, with_usage({"token_ids": [8]}, {"token_ids": [9], "finish_reason": "stop"}),
+        form=AfterSeven(), logit_bias={},
+    )  # fmt: skip
+    assert count == 2
+    assert told(outputs) == [(4, None), (7, None), (8, None), (9, "stop")]
+    assert outputs[-1].num_cached_tokens == 0
+
+
+def test_an_answer_is_whole_with_its_last_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of what follows."""
+    monkeypatch.setattr("glimmer.vllm.answering._END_S", 0.05)
+    whole = events(*WHOLE, end="").content
+
+    async def silent() -> AsyncIterator[bytes]:
+        yield whole
+        await asyncio.sleep(60)
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield whole
+        raise httpx.ReadError("gone")
+
+    for end in (silent, broken):
+        outputs, _ = answer_of(httpx.Response(200, content=end()))
+        assert told(outputs) == [(7, None), (8, None), (9, "stop")]
 
 
 @pytest.mark.parametrize(

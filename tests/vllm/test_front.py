@@ -309,12 +309,49 @@ def test_an_engine_that_fails_at_a_request_keeps_the_others(
         assert "refuses this request: made to answer 400" in answer.json()["error"]["message"]
         assert ask(server, stream=True).status_code == 400
         for fake in pair:
-            fake.status, fake.stream_error = (
-                None,
-                400,
-            )  # it was too late for a status
+            fake.status, fake.stream_error = None, 400  # it was too late for a status
         assert ask(server).status_code == 400
-        assert "refuses this request: made to fail" in "".join(streamed(server))
+        for fake in pair:
+            fake.hang_after = 0
+        body = {**CHAT, "stream": True}
+        with httpx.stream("POST", server.url + URL, json=body, timeout=60) as late:
+            assert late.status_code == 200
+            for fake in pair:
+                fake.hang_after = None
+            assert "refuses this request: made to fail" in "".join(late.iter_lines())
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_one_request_that_is_refused_ends_no_other(
+    folders: dict[str, Path], pair: list[FakeVllm], status: int
+) -> None:
+    pair[0].pause_s = 0.02
+    with front(folders, pair[:1]) as server, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, server, max_tokens=40)
+        until(lambda: pair[0].bodies)
+        pair[0].status = status
+        assert ask(server).status_code == 503
+        pair[0].status = None
+        assert asked.result().status_code == 200
+        until(lambda: stats(server)[0].is_up)
+        assert ask(server).status_code == 200
+
+
+def test_a_mistake_of_ours_does_not_end_the_health_checks(
+    folders: dict[str, Path], pair: list[FakeVllm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[None] = []
+
+    async def fail(*_: object) -> None:
+        failures.append(None)
+        raise KeyError("a mistake")
+
+    with front(folders, pair[:1]) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr("glimmer.vllm.backend.Backend.check", fail)
+            until(lambda: len(failures) > 1)
+        pair[0].is_healthy = False
+        until(lambda: not stats(server)[0].is_up)
 
 
 def test_too_many_at_once_are_refused(folders: dict[str, Path], pair: list[FakeVllm]) -> None:

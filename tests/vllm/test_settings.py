@@ -62,7 +62,11 @@ def test_what_goes_together(values: dict[str, Any], part: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "a:1", "ftp://a", "http://", "http://a:x", "http://u:p@a", "http://a/?x=1", "http://a#b"],
+    [
+        *("", "a:1", "ftp://a", "http://", "http://a:x", "http://a:0", "http://[::1"),
+        *("http://u:p@a", "http://a/?x=1", "http://a#b"),
+        *("http://a..b", "http://a b", "http://a\0b", f"http://{'a' * 64}"),
+    ],
 )
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(InvalidParameterError):
@@ -74,6 +78,7 @@ def test_addresses_that_are_none(url: str) -> None:
 )
 def test_addresses(url: str) -> None:
     assert check_url(url) == "https://a:1"
+    assert check_url("http://[::1]:8000") == "http://[::1]:8000"
 
 
 def test_what_stands_behind_two_dashes_is_the_engines(

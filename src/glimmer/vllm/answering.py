@@ -29,15 +29,21 @@ _LOG = logging.getLogger("glimmer.server")
 # vLLM's own reasons; what else may end an answer is an error.
 _REASONS = {"stop": "stop", "length": "length", "repetition": "repetition"}
 _MAX_ERROR_BYTES = 1 << 16
+_MAX_BROKEN = 2
+"""Backends that may fail at one request after they have taken it: it may be what breaks them."""
+_END_S = 5.0
+"""For what follows the last token."""
 
 
 class _Failed(Exception):
     """A backend did not do it; another one may."""
 
-    def __init__(self, told: GlimmerError) -> None:
+    def __init__(self, told: GlimmerError, *, was_taken: bool = True) -> None:
         super().__init__(str(told))
         self.told = told
         """What the client hears if no other one does it."""
+        self.was_taken = was_taken
+        """Whether the backend has failed at this request, and not turned it away."""
 
 
 class Answering:
@@ -87,6 +93,7 @@ class Answering:
         """Up to the end of the answer, or of the thought before a form; whether it was the former.
         A backend that fails before its first token is replaced by another one."""
         tried: list[Backend] = []
+        num_broken = 0
         failure: _Failed | None = None
         length = len(self._sequence.token_ids)
         while True:
@@ -107,6 +114,9 @@ class Answering:
                     ) from error
                 failure = error
                 tried.append(backend)
+                num_broken += error.was_taken
+                if num_broken == _MAX_BROKEN:
+                    raise error.told from error
 
     async def _at(self, backend: Backend) -> bool:
         """At one backend, until it is lost."""
@@ -127,7 +137,7 @@ class Answering:
     async def _stream(self, backend: Backend) -> bool:
         served = backend.served
         if served is None:
-            raise _Failed(no_engine())
+            raise _Failed(no_engine(), was_taken=False)
         sequence = self._sequence
         body = completion_body(
             self._request,
@@ -148,11 +158,12 @@ class Answering:
         except StreamError as error:
             raise _told(error.code, str(error), backend) from error
         except httpx.HTTPError as error:
-            if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-                backend.lose(f"{error or type(error).__name__}")
-            else:
+            was_taken = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            if was_taken:
                 _LOG.warning("the engine %s broke off: %r", backend.name, error)
-            raise _Failed(no_engine()) from error
+            else:
+                backend.avoid(f"{error or type(error).__name__}")
+            raise _Failed(no_engine(), was_taken=was_taken) from error
 
     async def _send(self, backend: Backend, body: dict[str, Any]) -> httpx.Response:
         """Up to the head of the response. A connection that was kept may just have been closed at
@@ -167,6 +178,8 @@ class Answering:
 
     async def _read(self, response: httpx.Response) -> bool:
         num_top = max(logprobs_wanted(self._request.params), 0)
+        # Behind a thought, the server finds that in its cache too: it has just made it itself.
+        is_first = len(self._sequence.token_ids) == self._sequence.prompt_length
         last: StepOutput | None = None
         was_in_thought = self._is_in_thought
         chunks = read_chunks(read_lines(response.aiter_bytes()), num_top)
@@ -188,7 +201,7 @@ class Answering:
                 if chunk.finish_reason is None:  # vLLM would go on: it is left
                     self._emit(last)
                 else:
-                    await self._end(last, chunks)
+                    await self._end(last, chunks, is_first)
                 return True
             if chunk.finish_reason is not None:
                 raise GenerationError(
@@ -196,18 +209,20 @@ class Answering:
                 )
         raise _Failed(GenerationError("The engine broke off before the end of the answer."))
 
-    async def _end(self, last: StepOutput, chunks: AsyncIterator[Chunk]) -> None:
+    async def _end(self, last: StepOutput, chunks: AsyncIterator[Chunk], is_first: bool) -> None:
         """What follows the end tells how much of the prompt was in the cache, if anything does. All
         of it is read, so that the connection serves for the next request."""
         is_told = False
-        # Whatever happens now, the answer is whole.
-        with contextlib.suppress(httpx.HTTPError, GenerationError, StreamError):
-            async for chunk in chunks:
-                if chunk.num_cached_tokens is not None and not is_told:
-                    is_told = True
-                    self._emit(replace(last, num_cached_tokens=chunk.num_cached_tokens))
-        if not is_told:
-            self._emit(last)
+        try:
+            with contextlib.suppress(httpx.HTTPError, GenerationError, StreamError, TimeoutError):
+                async with asyncio.timeout(_END_S):
+                    async for chunk in chunks:
+                        if is_first and chunk.num_cached_tokens is not None and not is_told:
+                            is_told = True
+                            self._emit(replace(last, num_cached_tokens=chunk.num_cached_tokens))
+        finally:  # whatever happens now, the answer is whole
+            if not is_told:
+                self._emit(last)
 
     @property
     def _is_in_thought(self) -> bool:
@@ -233,11 +248,13 @@ def _told(status: int, message: str, backend: Backend) -> Exception:
         return InvalidParameterError(f"The engine refuses this request: {message}")
     if status in (401, 403, 404):
         # Not the client's fault: its key or its model's name is wrong, or not there any more.
-        backend.lose(f"it refuses requests ({status}): {message}")
-        return _Failed(no_engine())
+        backend.avoid(f"it refuses requests ({status}): {message}")
+        return _Failed(no_engine(), was_taken=False)
     # The message may quote what a client wrote, which is in no log.
     _LOG.warning("the engine %s answers %d", backend.name, status)
     if status in (429, 503):
+        return _Failed(no_engine(), was_taken=False)
+    if status in (502, 504):  # of what stands before it
         return _Failed(no_engine())
     return _Failed(GenerationError("The engine has failed at this request."))
 

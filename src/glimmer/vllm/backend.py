@@ -60,22 +60,31 @@ class Backend:
     async def wait_gone(self) -> None:
         await self._gone.wait()
 
-    def lose(self, problem: str) -> None:
-        """It does not answer: nobody is sent there until it is found well."""
+    def avoid(self, problem: str) -> None:
+        """A request could not be made there: no other one is, until it is found well. Those under
+        way go on, for nothing is known of them."""
         if self.served is not None:
             _LOG.error("the engine %s is down: %s", self.name, problem)
         self.served, self.problem = None, problem
+
+    def lose(self, problem: str) -> None:
+        """It is not well: who waits for it need not wait any more."""
+        self.avoid(problem)
         self._gone.set()
         self._gone = asyncio.Event()
 
     async def check(self, client: httpx.AsyncClient, wanted: str, timeout_s: float) -> None:
         """Ask how it is; with an answer it is up, or back again."""
         try:
-            health = await client.get(f"{self.url}/health", timeout=timeout_s)
+            # vLLM asks for no key here, but something before it may.
+            health = await client.get(f"{self.url}/health", headers=self.headers, timeout=timeout_s)
         except httpx.TimeoutException:
             self._misses += 1
-            if self._misses >= _MAX_MISSES or self.served is None:
-                self.lose(f"it has not answered in {timeout_s:g} s")
+            problem = f"it has not answered in {timeout_s:g} s"
+            if self._misses >= _MAX_MISSES:
+                self.lose(problem)
+            elif self.served is None:
+                self.problem = problem
             return
         except httpx.HTTPError as error:
             self.lose(f"{error or type(error).__name__}")
@@ -113,12 +122,13 @@ def check_url(url: str) -> str:
     Raises:
         InvalidParameterError: no address of a server.
     """
-    parts = urlsplit(url)
     try:
-        has_port = parts.port is None or parts.port > 0
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and parts.port != 0
+        host = (parts.hostname or "").encode("idna")  # as it will be looked up
     except ValueError:
-        has_port = False
-    if parts.scheme not in ("http", "https") or not parts.hostname or not has_port:
+        is_address, host = False, b""
+    if not is_address or not host or not url.isprintable() or " " in url:
         raise InvalidParameterError(
             f"A backend is an address such as http://10.0.0.7:8000, but it is {url!r:.200}."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Collection, Sequence
 
 import httpx
@@ -11,6 +12,8 @@ import httpx
 from glimmer.engine import BackendStats
 from glimmer.errors import EngineUnavailableError
 from glimmer.vllm.backend import Backend
+
+_LOG = logging.getLogger("glimmer.server")
 
 
 class Backends:
@@ -62,7 +65,10 @@ class Backends:
         """For ever."""
         while True:
             await asyncio.sleep(interval_s)
-            await self.check(timeout_s)
+            try:
+                await self.check(timeout_s)
+            except Exception:  # a mistake of ours: the next check is made all the same
+                _LOG.exception("a health check has failed")
 
 
 def no_engine() -> EngineUnavailableError:
