@@ -11,11 +11,13 @@ import argparse
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -201,11 +203,15 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--served-model-name", required=True)
     parser.add_argument("--dtype")
+    parser.add_argument("--worker")
     args, rest = parser.parse_known_args()
     print("fake vLLM got", json.dumps(rest), flush=True)
     if "--fail" in rest:
         print("fake vLLM was made to fail", flush=True)
         sys.exit(3)
+    if args.worker is not None:
+        worker = subprocess.Popen(["sleep", "600"])
+        Path(args.worker).write_text(str(worker.pid))
     while "--never" in rest:
         time.sleep(0.1)
     llm = glimmer.AsyncLLM(args.folder, num_threads=1, kv_memory="32MiB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 
 from glimmer.errors import InvalidParameterError
 from glimmer.server.run import Server
-from glimmer.vllm import find_program
+from glimmer.vllm import find_program, guard
 from glimmer.vllm.process import check_args
 from tests.support.server import running
 
@@ -62,6 +63,15 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def is_running(pid: int) -> bool:
+    """And not merely unburied: who has lost its parent is not always waited for in a container."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in ("Z", "X")
 
 
 def ask(server: Server) -> httpx.Response:
@@ -118,6 +128,80 @@ def test_it_is_started_and_comes_back_and_is_stopped(
     told = [record.getMessage() for record in caplog.records]
     assert any("fake vLLM got" in line for line in told), "its log is passed on"
     assert any("ended by signal 9; it is started again" in line for line in told)
+
+
+def test_what_it_leaves_behind_is_ended_and_it_comes_back(
+    folders: dict[str, Path], tmp_path: Path, program: Path
+) -> None:
+    """A worker holds the pipe of its log, and the memory of its device."""
+    worker = tmp_path / "worker"
+    with running(model(folders, engine_args=["--worker", str(worker)])) as server:
+        assert ask(server).status_code == 200
+        first = int(worker.read_text())
+        assert is_alive(first)
+        os.kill(int(starts(tmp_path)[0][0]), signal.SIGKILL)
+        until(lambda: not is_running(first))
+        until(lambda: len(starts(tmp_path)) == 2)
+        until(lambda: ask(server).status_code == 200)
+        second = int(worker.read_text())
+        assert second != first
+    assert not is_running(second)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_it_does_not_outlive_glimmer(
+    folders: dict[str, Path], tmp_path: Path, program: Path, number: signal.Signals
+) -> None:
+    """Which is killed, or loses its terminal, and can do nothing about it."""
+    worker = tmp_path / "worker"
+    glimmer = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "glimmer", "serve", f"glm-4={folders['glm-4']}"),
+            *("--family", "glm4", "--engine", "vllm", "--port", "0"),
+            *("--database", f"{tmp_path}/server.db", "--jobs-dir", f"{tmp_path}/jobs"),
+            *("--", "--never", "--worker", str(worker)),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: worker.exists() and worker.read_text())
+        ((pid, *_),) = starts(tmp_path)
+        assert is_running(int(pid))
+        glimmer.send_signal(number)
+        assert glimmer.wait() == -number
+        until(lambda: not is_running(int(pid)))
+        until(lambda: not is_running(int(worker.read_text())))
+    finally:
+        glimmer.kill()
+        glimmer.wait()
+
+
+def test_one_that_does_not_stop_is_killed(tmp_path: Path) -> None:
+    """By the guard alone, in the end."""
+    deaf = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    deaf += "; print('deaf', flush=True); time.sleep(60)"
+    code = "import sys; from glimmer.vllm import guard; guard.GRACE_S = 0.2"
+    code += "; sys.exit(guard.main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, sys.executable, "-c", deaf],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"deaf\n"
+        process.communicate()
+    assert process.returncode == guard.SIGNALLED + signal.SIGKILL
+
+
+def test_a_program_that_cannot_be_run_is_told(
+    folders: dict[str, Path], tmp_path: Path, program: Path
+) -> None:
+    program.write_text("#!/nowhere/at/all\n")
+    with running(model(folders), wait=False) as server:
+        until(lambda: server.service.failure is not None)
+        assert "vllm cannot be started: No such file" in str(server.service.failure)
 
 
 def test_a_server_that_is_stopped_does_not_wait_for_it(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -17,10 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from glimmer.errors import GenerationError, InvalidParameterError
+from glimmer.vllm import guard
 
 _LOG = logging.getLogger("glimmer.server")
 _HOST = "127.0.0.1"
-_STOP_S = 20.0
+_LAST_WORDS_S = 2.0
+"""For what it has written to be read when it has ended."""
 _NUM_LAST_LINES = 15
 _MAX_LINE = 2000
 _MAX_PAUSE_S = 60.0
@@ -61,7 +62,8 @@ def check_args(args: Sequence[str]) -> None:
 
 
 class VllmProcess:
-    """One `vllm serve`, on a port of the loopback interface, behind a key that nobody else has."""
+    """One `vllm serve`, on a port of the loopback interface, behind a key that nobody else has.
+    Between it and this process stands ``guard``, which ends it whatever becomes of this one."""
 
     def __init__(
         self,
@@ -98,12 +100,6 @@ class VllmProcess:
     def start(self) -> None:
         self._thread.start()
 
-    @property
-    def pid(self) -> int | None:
-        """While it runs."""
-        process = self._process
-        return process.pid if process is not None and process.poll() is None else None
-
     def has_failed(self) -> bool:
         """Whether it ended before it was ever ready; it is not started again then."""
         return self._failure is not None
@@ -122,12 +118,15 @@ class VllmProcess:
         with self._lock:
             process = self._process
         if process is not None:
-            _signal_group(process, signal.SIGTERM)
+            _close_pipe(process)
             try:
-                process.wait(_STOP_S)
+                process.wait(guard.GRACE_S)
             except subprocess.TimeoutExpired:
                 _LOG.warning("vLLM (%s) does not stop; it is killed", self._name)
-            _signal_group(process, signal.SIGKILL)  # what it may have left behind
+                try:
+                    process.wait(_LAST_WORDS_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()  # a device that hangs lets nobody end: it is left
         if self._thread.is_alive():
             self._thread.join()
 
@@ -141,7 +140,7 @@ class VllmProcess:
             if self._stopping.is_set():
                 return
             if not self._was_ready:
-                last = "\n".join(self._last_lines)
+                last = "\n".join(list(self._last_lines))
                 self._failure = f"{ending} before it was ready. It said last:\n{last}"
                 return
             num_failures = 0 if time.monotonic() - started > _LONG_LIFE_S else num_failures + 1
@@ -157,28 +156,41 @@ class VllmProcess:
             _LOG.info("starting vLLM: %s", " ".join(self._command))
             try:
                 self._process = process = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.DEVNULL,
+                    [sys.executable, "-I", "-S", guard.__file__, *self._command],
+                    stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     env=self._environ,
                     text=True,
                     errors="replace",
-                    # Of its own group: Ctrl-C is for us to pass on, when its requests have ended.
+                    # Of its own session: neither Ctrl-C nor the end of the terminal is for it.
                     start_new_session=True,
                 )
             except OSError as error:
                 return f"cannot be started ({error.strerror or error})"
+        reader = threading.Thread(target=self._pass_on, args=(process,), daemon=True)
+        reader.start()
+        # Its end is waited for, and not that of what it writes: others may hold that pipe.
+        code = process.wait()
+        _close_pipe(process)
+        reader.join(_LAST_WORDS_S)
+        if code > guard.SIGNALLED:
+            code = guard.SIGNALLED - code
+        return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+
+    def _pass_on(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
                 text = line.rstrip()[:_MAX_LINE]
                 self._last_lines.append(text)
                 _LOG.info("vLLM (%s): %s", self._name, text)
-        code = process.wait()
-        # Its workers may live on without it, and hold the memory of their devices.
-        _signal_group(process, signal.SIGKILL)
-        return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+
+
+def _close_pipe(process: subprocess.Popen[str]) -> None:
+    """By which the guard hears that vLLM is to end."""
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 def _free_port() -> int:
@@ -186,8 +198,3 @@ def _free_port() -> int:
         probe.bind((_HOST, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
