@@ -199,8 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["serve"])
     parser.add_argument("folder")
-    parser.add_argument("--host", required=True)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--uds", required=True)
     parser.add_argument("--served-model-name", required=True)
     parser.add_argument("--dtype")
     parser.add_argument("--worker")
@@ -216,7 +215,7 @@ def main() -> None:
         time.sleep(0.1)
     llm = glimmer.AsyncLLM(args.folder, num_threads=1, kv_memory="32MiB")
     fake = FakeVllm(llm, args.served_model_name, os.environ["VLLM_API_KEY"])
-    uvicorn.run(fake.app, host=args.host, port=args.port, log_config=None, access_log=False)
+    uvicorn.run(fake.app, uds=args.uds, log_config=None, access_log=False)
 
 
 if __name__ == "__main__":

@@ -110,13 +110,15 @@ def test_it_is_started_and_comes_back_and_is_stopped(
         assert answer.json()["usage"]["completion_tokens"] == 4
         ((pid, *args),) = starts(tmp_path)
         line = " ".join(args)
-        assert "--host 127.0.0.1 " in line
+        assert "--port" not in line, "others reach a port too"
         assert "--served-model-name glm-4 " in line
         assert "--dtype float32 --max-model-len 512 --max-num-seqs 3 " in line
         assert line.endswith("--kv-cache-memory-bytes 1048576 --tensor-parallel-size 2")
         assert "api-key" not in line, "a command line can be read by everybody"
-        port = args[args.index("--port") + 1]
-        refused = httpx.get(f"http://127.0.0.1:{port}/v1/models")
+        socket = Path(args[args.index("--uds") + 1])
+        assert socket.parent.stat().st_mode & 0o777 == 0o700, "nobody else enters"
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as client:
+            refused = client.get("http://vllm/v1/models")
         assert refused.status_code == 401, "nobody gets past the front"
 
         os.kill(int(pid), signal.SIGKILL)
@@ -124,10 +126,13 @@ def test_it_is_started_and_comes_back_and_is_stopped(
         until(lambda: ask(server).status_code == 200)
         second = int(starts(tmp_path)[1][0])
         assert is_alive(second)
+        told = httpx.get(f"{server.url}/metrics").text
+        assert 'glimmer:backend_up{backend="vllm",model_name="glm-4"} 1.0' in told
     until(lambda: not is_alive(second))
-    told = [record.getMessage() for record in caplog.records]
-    assert any("fake vLLM got" in line for line in told), "its log is passed on"
-    assert any("ended by signal 9; it is started again" in line for line in told)
+    assert not socket.parent.exists()
+    logged = [record.getMessage() for record in caplog.records]
+    assert any("fake vLLM got" in line for line in logged), "its log is passed on"
+    assert any("ended by signal 9; it is started again" in line for line in logged)
 
 
 def test_what_it_leaves_behind_is_ended_and_it_comes_back(
@@ -166,12 +171,15 @@ def test_it_does_not_outlive_glimmer(
     )
     try:
         until(lambda: worker.exists() and worker.read_text())
-        ((pid, *_),) = starts(tmp_path)
+        ((pid, *args),) = starts(tmp_path)
         assert is_running(int(pid))
+        socket = Path(args[args.index("--uds") + 1])
+        assert socket.parent.exists()
         glimmer.send_signal(number)
         assert glimmer.wait() == -number
         until(lambda: not is_running(int(pid)))
         until(lambda: not is_running(int(worker.read_text())))
+        until(lambda: not socket.parent.exists())
     finally:
         glimmer.kill()
         glimmer.wait()
@@ -182,9 +190,9 @@ def test_one_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     deaf = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     deaf += "; print('deaf', flush=True); time.sleep(60)"
     code = "import sys; from glimmer.vllm import guard; guard.GRACE_S = 0.2"
-    code += "; sys.exit(guard.main(sys.argv[1:]))"
+    code += "; sys.exit(guard.main(*sys.argv[1:]))"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, sys.executable, "-c", deaf],
+        [sys.executable, "-c", code, str(tmp_path), sys.executable, "-c", deaf],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -63,6 +65,7 @@ def tiny(path: Path, family: str, layout: str) -> Path:
 def served(source: Path, family: str, path: Path, **values: Any) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLIMMER_VLLM", str(PROGRAM))
+        patch.setattr(tempfile, "tempdir", str(path))
         patch.setenv("XDG_CACHE_HOME", str(path / "cache"))
         patch.setenv("XDG_DATA_HOME", str(path / "data"))
         model = {
@@ -222,23 +225,23 @@ def test_tools(client: openai.OpenAI) -> None:
     assert json.loads(call.function.arguments)["city"] in ("Paris", "北京")
 
 
-def test_a_client_that_goes_away_ends_its_request_there(server: Server) -> None:
+def test_a_client_that_goes_away_ends_its_request_there(server: Server, source: Path) -> None:
     body = {
         "model": NAME, "messages": QUESTION, "max_tokens": 3500, "stream": True,
         "ignore_eos": True, "loop_guard": False,
     }  # fmt: skip
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60) as answer:
         next(line for line in answer.iter_lines() if '"content":' in line)
-    (backend,) = server.service.pool.loaded()[NAME].stats.backends
-    url = f"http://{backend.name}/metrics"
+    (socket,) = source.parent.glob("glimmer-vllm-*/http")
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as there:
 
-    def running_there() -> float:
-        told = httpx.get(url).text.splitlines()
-        (line,) = [t for t in told if t.startswith("vllm:num_requests_running{")]
-        return float(line.rpartition(" ")[2])
+        def running_there() -> float:
+            told = there.get("http://vllm/metrics").text.splitlines()
+            (line,) = [t for t in told if t.startswith("vllm:num_requests_running{")]
+            return float(line.rpartition(" ")[2])
 
-    while running_there() > 0:
-        pass
+        while running_there() > 0:
+            time.sleep(0.05)
 
 
 def test_other_dialects(server: Server) -> None:

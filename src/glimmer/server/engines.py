@@ -147,7 +147,8 @@ def _open_vllm(config: ModelConfig, is_closing: Callable[[], bool]) -> AsyncLLM:
     process = VllmProcess(
         find_program(), model_folder(config.source, config.family), config.name, _args(config)
     )
-    engine = _engine(config, model, [Backend(process.url, process.key)], on_close=process.stop)
+    backend = Backend("http://vllm", process.key, process.socket)
+    engine = _engine(config, model, [backend], on_close=process.stop)
     process.start()
     # Large weights take their time, and the log shows how far it is.
     try:

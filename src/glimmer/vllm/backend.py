@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,14 +30,16 @@ class Served:
 class Backend:
     """A server's address and state. Used in one event loop."""
 
-    def __init__(self, url: str, key: str | None = None) -> None:
-        """``url`` is the server's root, with or without /v1.
+    def __init__(self, url: str, key: str | None = None, socket: Path | None = None) -> None:
+        """``url`` is the server's root, with or without /v1; a server of this machine may listen at
+        a ``socket`` in its files, and its URL then is a mere name.
 
         Raises:
             InvalidParameterError: no address of a server.
         """
         self.url = check_url(url)
         self.key = key
+        self.socket = socket
         self.name = self.url.partition("://")[2]
         """What logs and metrics call it."""
         self.served: Served | None = None

@@ -204,11 +204,14 @@ class RemoteEngine:
         self, backends: Sequence[Backend], model: str
     ) -> tuple[httpx.AsyncClient, Backends]:
         # No proxy of the environment's stands between; its certificates count (SSL_CERT_FILE).
+        verify = ssl.create_default_context()
+        at_sockets = {
+            backend.url: httpx.AsyncHTTPTransport(verify, limits=_LIMITS, uds=str(backend.socket))
+            for backend in backends
+            if backend.socket is not None
+        }
         client = httpx.AsyncClient(
-            timeout=_TIMEOUT,
-            limits=_LIMITS,
-            trust_env=False,
-            verify=ssl.create_default_context(),
+            timeout=_TIMEOUT, limits=_LIMITS, trust_env=False, verify=verify, mounts=at_sockets
         )
         return client, Backends(backends, model, client)
 

@@ -6,9 +6,9 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -19,9 +19,10 @@ from glimmer.errors import GenerationError, InvalidParameterError
 from glimmer.vllm import guard
 
 _LOG = logging.getLogger("glimmer.server")
-_HOST = "127.0.0.1"
 _LAST_WORDS_S = 2.0
 """For what it has written to be read when it has ended."""
+_MAX_PLACE = 70
+"""Of the 104 bytes that the name of a socket may have, those before its folder."""
 _NUM_LAST_LINES = 15
 _MAX_LINE = 2000
 _MAX_PAUSE_S = 60.0
@@ -62,7 +63,7 @@ def check_args(args: Sequence[str]) -> None:
 
 
 class VllmProcess:
-    """One `vllm serve`, on a port of the loopback interface, behind a key that nobody else has.
+    """One `vllm serve`, on a socket in a folder that no other user enters, behind a key of its own.
     Between it and this process stands ``guard``, which ends it whatever becomes of this one."""
 
     def __init__(
@@ -80,12 +81,13 @@ class VllmProcess:
         """
         check_args(args)
         self.key = secrets.token_urlsafe(32)
-        port = _free_port()
-        self.url = f"http://{_HOST}:{port}"
+        # Not a port: it may be taken by others, and vLLM's /invocations asks nobody for a key.
+        self._own_folder = _private_folder()
+        self.socket = self._own_folder / "http"
         self._name = name
         self._command = [
-            program, "serve", str(folder), "--served-model-name", name, "--host", _HOST,
-            "--port", str(port), *args,
+            program, "serve", str(folder), "--served-model-name", name, "--uds", str(self.socket),
+            *args,
         ]  # fmt: skip
         # In the environment: a command line can be read by everybody on the machine.
         self._environ = {**environ, "VLLM_API_KEY": self.key}
@@ -129,6 +131,7 @@ class VllmProcess:
                     process.kill()  # a device that hangs lets nobody end: it is left
         if self._thread.is_alive():
             self._thread.join()
+        shutil.rmtree(self._own_folder, ignore_errors=True)
 
     # In the thread
 
@@ -153,10 +156,14 @@ class VllmProcess:
         with self._lock:
             if self._stopping.is_set():
                 return "was stopped"
+            self.socket.unlink(missing_ok=True)  # of one that died
             _LOG.info("starting vLLM: %s", " ".join(self._command))
             try:
                 self._process = process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", guard.__file__, *self._command],
+                    [
+                        *(sys.executable, "-I", "-S", guard.__file__),
+                        *(str(self._own_folder), *self._command),
+                    ],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -187,14 +194,15 @@ class VllmProcess:
                 _LOG.info("vLLM (%s): %s", self._name, text)
 
 
+def _private_folder() -> Path:
+    """For a socket, whose whole name must be short."""
+    place = tempfile.gettempdir()
+    return Path(
+        tempfile.mkdtemp(prefix="glimmer-vllm-", dir=place if len(place) < _MAX_PLACE else "/tmp")
+    )
+
+
 def _close_pipe(process: subprocess.Popen[str]) -> None:
     """By which the guard hears that vLLM is to end."""
     assert process.stdin is not None
     process.stdin.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
