@@ -15,6 +15,7 @@ import pytest
 
 import glimmer
 from glimmer.engine import BackendStats
+from glimmer.errors import InvalidParameterError
 from glimmer.server.run import Server
 from tests.support.fake_vllm import FakeVllm, running_fake
 from tests.support.server import running
@@ -377,6 +378,16 @@ def test_keys_come_from_the_environment(
         for _ in range(2):
             assert ask(server).status_code == 200
     assert [len(fake.bodies) for fake in pair] == [1, 1]
+
+
+def test_a_backend_stands_there_once(folders: dict[str, Path], pair: list[FakeVllm]) -> None:
+    """Its line in the metrics is its own."""
+    backends = [pair[0].url, pair[0].url + "/v1/"]
+    with (
+        pytest.raises(InvalidParameterError, match=r"the backend 127\.0\.0\.1:\d+ is named twice"),
+        front(folders, [], backends=backends),
+    ):
+        pass
 
 
 def test_a_front_needs_no_weights(

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from glimmer.errors import InvalidParameterError
+from glimmer.errors import GenerationError, InvalidParameterError
 from glimmer.server.run import Server
-from glimmer.vllm import find_program, guard
+from glimmer.vllm import VllmProcess, find_program, guard
 from glimmer.vllm.process import check_args
 from tests.support.server import running
 
@@ -240,10 +240,46 @@ def test_a_program_that_is_not_there(tmp_path: Path) -> None:
         find_program({**empty, "GLIMMER_VLLM": "nowhere"})
 
 
-@pytest.mark.parametrize("args", [["--port", "1"], ["--api-key=x"], ["--served-model-name", "x"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        *(["--port", "1"], ["--api-key=x"], ["--served-model-name", "x"]),
+        *(["--api_key", "x"], ["--served_model_name=x"], ["--hos", "0.0.0.0"], ["--ssl-cert", "x"]),
+    ],
+)
 def test_what_is_ours_to_set_is_refused(args: list[str]) -> None:
     with pytest.raises(InvalidParameterError, match="is set by Glimmer"):
         check_args(["--tensor-parallel-size", "2", *args])
+
+
+def test_what_is_not_ours_goes_to_vllm() -> None:
+    args = ["-tp", "2", "--hf-overrides", "{}", "--model-impl", "auto", "--api-server-count=2"]
+    check_args([*args, "--", "-", "--port-of-nothing"])
+
+
+def test_an_end_before_it_was_ready_is_not_passed_over(tmp_path: Path) -> None:
+    """However short before."""
+    process = VllmProcess("/bin/false", tmp_path, "m", environ={})
+    process.start()
+    until(process.has_failed)
+    with pytest.raises(GenerationError, match="ended with code 1 before it was ready"):
+        process.ready()
+    process.stop()
+
+
+def test_settings_and_keys_of_glimmer_stay_here(tmp_path: Path) -> None:
+    program = tmp_path / "vllm"
+    program.write_text(f'#!/bin/sh\nenv >"{tmp_path}/seen"\n')
+    program.chmod(0o755)
+    environ = {"PATH": os.environ["PATH"], "GLIMMER_MASTER_KEY": "m", "HF_HOME": "h"}
+    process = VllmProcess(str(program), tmp_path, "m", environ=environ)
+    process.start()
+    until(process.has_failed)
+    process.stop()
+    seen = (tmp_path / "seen").read_text()
+    assert "HF_HOME=h" in seen
+    assert f"VLLM_API_KEY={process.key}" in seen
+    assert "GLIMMER" not in seen
 
 
 def test_all_is_refused_before_anything_starts(

@@ -152,18 +152,28 @@ def _open_vllm(config: ModelConfig, is_closing: Callable[[], bool]) -> AsyncLLM:
     process.start()
     # Large weights take their time, and the log shows how far it is.
     try:
-        llm = _connected(model, engine, math.inf, lambda: is_closing() or process.has_failed())
+        return _connected(
+            model,
+            engine,
+            math.inf,
+            lambda: is_closing() or process.has_failed(),
+            ready=process.ready,
+        )
     except EngineUnavailableError as error:
         raise (process.failure() if process.has_failed() else error) from error
-    process.ready()
-    return llm
 
 
 def _connected(
-    model: TextModel, engine: RemoteEngine, timeout_s: float, give_up: Callable[[], bool]
+    model: TextModel,
+    engine: RemoteEngine,
+    timeout_s: float,
+    give_up: Callable[[], bool],
+    ready: Callable[[], None] = lambda: None,
 ) -> AsyncLLM:
+    """``ready`` is called when a backend has answered; what it raises ends the engine."""
     try:
         engine.connect(timeout_s, give_up=give_up)
+        ready()
     except BaseException:
         engine.close()
         raise
@@ -189,7 +199,14 @@ def _engine(
 
 
 def _backends(config: ModelConfig, environ: Mapping[str, str]) -> list[Backend]:
-    return [Backend(b.url, environ.get(b.key_env) or None) for b in config.backends]
+    """Raises InvalidParameterError for what is no address, or one that stands there twice."""
+    backends = [Backend(b.url, environ.get(b.key_env) or None) for b in config.backends]
+    names = [backend.name for backend in backends]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InvalidParameterError(
+            f"{config.name}: the backend {twice[0]} is named twice. Name each server once."
+        )
+    return backends
 
 
 def _args(config: ModelConfig) -> list[str]:

@@ -29,7 +29,10 @@ _MAX_PAUSE_S = 60.0
 _LONG_LIFE_S = 120.0
 """Who lived so long did not die of its start: the pauses begin anew."""
 # What decides who can reach it, and by what name and key, is Glimmer's to say.
-_OWN_FLAGS = ("--host", "--port", "--uds", "--api-key", "--served-model-name", "--model")
+_OWN_FLAGS = (
+    "--host", "--port", "--uds", "--api-key", "--served-model-name", "--model", "--headless",
+    "--ssl-keyfile", "--ssl-certfile",
+)  # fmt: skip
 
 
 def find_program(environ: Mapping[str, str] = os.environ) -> str:
@@ -55,7 +58,9 @@ def find_program(environ: Mapping[str, str] = os.environ) -> str:
 def check_args(args: Sequence[str]) -> None:
     """Raise InvalidParameterError for a flag of vLLM's that is not the caller's to give."""
     for arg in args:
-        if arg.partition("=")[0] in _OWN_FLAGS:
+        # As vLLM reads it: underscores are dashes, and the beginning of a flag will do.
+        flag = arg.partition("=")[0].replace("_", "-")
+        if len(flag) > 2 and any(own.startswith(flag) for own in _OWN_FLAGS):
             raise InvalidParameterError(
                 f"{arg.partition('=')[0]} of vLLM is set by Glimmer, which stands in front of it: "
                 "leave it out. To run vLLM by yourself, start it and name it with --backend URL."
@@ -89,8 +94,10 @@ class VllmProcess:
             program, "serve", str(folder), "--served-model-name", name, "--uds", str(self.socket),
             *args,
         ]  # fmt: skip
-        # In the environment: a command line can be read by everybody on the machine.
-        self._environ = {**environ, "VLLM_API_KEY": self.key}
+        # Glimmer's own settings, keys among them, are none of its business. Its key goes there, for
+        # a command line can be read by everybody on the machine.
+        others = {name: v for name, v in environ.items() if not name.startswith("GLIMMER_")}
+        self._environ = {**others, "VLLM_API_KEY": self.key}
         self._process: subprocess.Popen[str] | None = None
         self._last_lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
         self._stopping = threading.Event()
@@ -111,8 +118,15 @@ class VllmProcess:
         return GenerationError(f"vLLM cannot serve {self._name}: {self._failure}")
 
     def ready(self) -> None:
-        """It has answered: from now on it is started again whenever it ends."""
-        self._was_ready = True
+        """It has answered: from now on it is started again whenever it ends.
+
+        Raises:
+            GenerationError: it has ended in between.
+        """
+        with self._lock:
+            if self._failure is not None:
+                raise self.failure()
+            self._was_ready = True
 
     def stop(self) -> None:
         """End it and all that it has started."""
@@ -142,10 +156,11 @@ class VllmProcess:
             ending = self._run_once()
             if self._stopping.is_set():
                 return
-            if not self._was_ready:
-                last = "\n".join(list(self._last_lines))
-                self._failure = f"{ending} before it was ready. It said last:\n{last}"
-                return
+            with self._lock:
+                if not self._was_ready:
+                    last = "\n".join(list(self._last_lines))
+                    self._failure = f"{ending} before it was ready. It said last:\n{last}"
+                    return
             num_failures = 0 if time.monotonic() - started > _LONG_LIFE_S else num_failures + 1
             pause = min(2.0 ** max(num_failures - 1, 0), _MAX_PAUSE_S)
             _LOG.error("vLLM (%s) %s; it is started again in %g s", self._name, ending, pause)
