@@ -137,6 +137,28 @@ def test_leaving_a_stream_aborts(model: LoadedModel) -> None:
     with_llm(model, work)
 
 
+@pytest.mark.timeout(30)
+def test_a_stream_may_be_collected_while_its_thread_asks(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector comes when it likes."""
+
+    async def work(llm: glimmer.AsyncLLM) -> None:
+        dropped = [await llm.generate("The quick", LONG, stream=True)]
+        engine = llm._session.engine
+        wake = engine.wake
+
+        def collect() -> None:
+            dropped.clear()
+            wake()
+
+        monkeypatch.setattr(engine, "wake", collect)
+        assert (await llm.generate("dog", GREEDY))[0].finish_reason == "length"
+        await settled(llm)
+
+    with_llm(model, work)
+
+
 def test_refusals_reach_the_task_that_asked(model: LoadedModel) -> None:
     async def work(llm: glimmer.AsyncLLM) -> None:
         other = asyncio.create_task(llm.generate("dog", GREEDY))

@@ -191,8 +191,9 @@ class AsyncLLM:
         self._channels: list[_Channel] = []
         self._embeddings: deque[_Embedding] = deque()
         self._closed: GlimmerError | None = None
-        self._closing = threading.Lock()
-        """Held to close, and to ask for something: nothing is asked of what is closed."""
+        self._closing = threading.RLock()
+        """Held to close, and to ask for something: nothing is asked of what is closed. A stream
+        that is collected asks too, in the midst of whatever its thread does."""
         self._thread = threading.Thread(target=self._run, name="glimmer-engine", daemon=True)
         self._thread.start()
         _OPEN.add(self)
