@@ -472,6 +472,10 @@ def test_print_config(
     ("arguments", "part"),
     [
         (["serve"], "There is no model to serve"),
+        (["serve", "--engine", "vllm", "--", "-v"], "--engine, what stands after -- would change"),
+        (["serve", "--weights", "int4", "--ctx", "99"], "--weights, --max-model-len would change"),
+        (["serve", "a=demo", "b=demo", "--backend", "http://a"], "--backend goes with one model"),
+        (["serve", "a=demo", "b=demo", "--adapter", "x"], "--adapter goes with one model"),
         (["serve", "demo", "demo"], "called 'demo'"),
         (["serve", "demo", "--alias", "x"], "takes ALIAS=NAME"),
         (["serve", "demo", "--alias", "x=y"], "stands for 'y'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,8 @@ _MODEL = "Each model"
 
 
 ENGINE_ARGS = "engine_args"
+# Settings whose option has another name.
+_FLAGS = {"adapters": "--adapter", "backends": "--backend", ENGINE_ARGS: "what stands after --"}
 
 
 class ServeCommand(TyperCommand):
@@ -220,11 +223,7 @@ def serve(
         "backends": backend or None,
         "engine_args": context.meta.get(ENGINE_ARGS) or None,
     }
-    if adapter and len(models or ()) != 1:
-        raise InvalidParameterError(
-            "--adapter goes with one model on the command line. For several, list adapters under "
-            "each model in the configuration file."
-        )
+    _check_places(len(models or ()), _given(each))
     aliases = {}
     for text in alias or ():
         name, separator, target = text.partition("=")
@@ -270,6 +269,28 @@ def serve(
         )
 
     run(settings, announce)
+
+
+def _check_places(num_models: int, each: Collection[str]) -> None:
+    """Whether options of each model have models to go with.
+
+    Raises:
+        InvalidParameterError: they would go unheard, or to another model than was meant.
+    """
+    from glimmer.errors import InvalidParameterError
+
+    flags = [_FLAGS.get(name, "--" + name.replace("_", "-")) for name in each]
+    if flags and num_models == 0:
+        raise InvalidParameterError(
+            f"{', '.join(flags)} would change nothing: such options go with models that are named "
+            "on the command line. Name one, or say it under each model in the configuration file."
+        )
+    for name, what in (("adapters", "adapters"), ("backends", "backends")):
+        if name in each and num_models > 1:
+            raise InvalidParameterError(
+                f"{_FLAGS[name]} goes with one model on the command line. For several, list {what} "
+                "under each model in the configuration file."
+            )
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
