@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import glimmer
 from glimmer.errors import GlimmerError, InvalidParameterError
+from glimmer.export import convert
 from glimmer.families import all_families
 from glimmer.vllm import check_model, check_runs, model_folder
 from tests.support.families import tiny_architecture
@@ -59,10 +61,9 @@ def test_nothing_is_written_for_what_it_does_not_run(
 
 def test_a_native_folder_is_served_as_it_is(tmp_path: Path, environ: dict[str, str]) -> None:
     source = folder(tmp_path, "glm4_0414", "native")
-    # What the fixture calls its tokenizer's file is not for others.
-    if (source / "tokenizer.json").exists():
-        assert model_folder(str(source), "glm4_0414", environ) == source
-        assert not (tmp_path / "cache").exists()
+    assert (source / "tokenizer.json").exists()
+    assert model_folder(str(source), "glm4_0414", environ) == source
+    assert not (tmp_path / "cache").exists()
 
 
 def test_another_layout_is_converted_once(tmp_path: Path, environ: dict[str, str]) -> None:
@@ -91,6 +92,35 @@ def test_another_layout_is_converted_once(tmp_path: Path, environ: dict[str, str
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "more": 1}))
     assert model_folder(str(source), "glm4", environ) != first
+
+
+def test_what_a_conversion_comes_of_is_in_its_name(
+    tmp_path: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same files read as another family are another model, and so they are when the
+    conversion has been mended."""
+    source = folder(tmp_path, "chatglm2", "official")
+    first = model_folder(str(source), "chatglm2", environ)
+    assert model_folder(str(source), "chatglm3", environ) != first
+    monkeypatch.setattr("glimmer.vllm.folder._CONVERSION", 2)
+    assert model_folder(str(source), "chatglm2", environ) != first
+
+
+def test_what_another_process_has_written_meanwhile_is_left_as_it_is(
+    tmp_path: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its vLLM may be reading it."""
+    source = folder(tmp_path, "glm4", "official")
+    written: list[tuple[Path, int]] = []
+
+    def late(path: Path, target: Path, to: Any, **values: Any) -> Any:
+        convert(path, target, to, family="glm4")
+        written.append((target, target.stat().st_ino))
+        return convert(path, target, to, **values)
+
+    monkeypatch.setattr("glimmer.vllm.folder.convert", late)
+    found = model_folder(str(source), "glm4", environ)
+    assert [(found, found.stat().st_ino)] == written
 
 
 def test_a_damaged_memory_of_hashes_costs_time_alone(

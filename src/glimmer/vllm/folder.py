@@ -28,6 +28,8 @@ from glimmer.packed_source import PackedSource
 
 _LOG = logging.getLogger("glimmer.server")
 _REPORT_S = 15.0
+_CONVERSION = 1
+"""Counts up when a conversion comes to write something else: what is kept is written again."""
 
 
 def check_runs(family: Family, architecture: Architecture) -> FolderFormat:
@@ -78,20 +80,22 @@ def model_folder(
     """
     path, _ = find_file(source)
     with open_checkpoint(path) as checkpoint:
-        form = _form_of(checkpoint, family)
+        name, form = _form_of(checkpoint, family)
         if _is_native(checkpoint, form):
             return checkpoint.path
         files = _files_of(checkpoint)
     cache = cache_dir(environ)
     cache.mkdir(parents=True, exist_ok=True)
-    target = cache / f"{path.stem[:40]}-{_content_hash(files, cache)[:24]}"
+    target = cache / f"{path.stem[:40]}-{_name(name, files, cache)}"
     if _is_whole(target):
         return target
     _LOG.info("converting %s to the layout that vLLM reads, once: %s", path, target)
     try:
-        convert(path, target, "hf", family=family, overwrite=True, progress=_Report())
+        # What another process writes meanwhile is as good, and may be read already.
+        is_damaged = target.exists()
+        convert(path, target, "hf", family=family, overwrite=is_damaged, progress=_Report())
     except InvalidParameterError:
-        if not _is_whole(target):  # else another process was faster
+        if not _is_whole(target):  # else the other process was faster
             raise
     return target
 
@@ -102,7 +106,8 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return base / "glimmer" / "vllm"
 
 
-def _form_of(checkpoint: Checkpoint, name: str | None) -> FolderFormat:
+def _form_of(checkpoint: Checkpoint, name: str | None) -> tuple[str, FolderFormat]:
+    """The family's name, and the layout in which vLLM runs it."""
     family = find_family(checkpoint, name)
     form = check_runs(family, find_architecture(checkpoint, family))
     if isinstance(checkpoint, PackedCheckpoint):
@@ -112,7 +117,7 @@ def _form_of(checkpoint: Checkpoint, name: str | None) -> FolderFormat:
             f"{checkpoint.path} holds no tokenizer, and vLLM does not start without one. Take a "
             "folder or file that was converted with its tokenizer."
         )
-    return form
+    return family.name, form
 
 
 def _is_native(checkpoint: Checkpoint, form: FolderFormat) -> bool:
@@ -135,11 +140,12 @@ def _files_of(checkpoint: Checkpoint) -> list[Path]:
     return sorted(file for file in path.iterdir() if file.is_file())
 
 
-def _content_hash(files: list[Path], cache: Path) -> str:
-    """Of all bytes of some files. A file is read once for each size and time of change."""
+def _name(family: str, files: list[Path], cache: Path) -> str:
+    """A hash of what a conversion comes of: the family, all bytes of the files, the conversion
+    itself. A file is read once for each size and time of change."""
     memory = cache / "hashes.json"
     known = _read_known(memory)
-    total = hashlib.sha256()
+    total = hashlib.sha256(f"{_CONVERSION}\0{family}\n".encode())
     for file in files:
         status = file.stat()
         identity = [status.st_size, status.st_mtime_ns]
@@ -153,7 +159,7 @@ def _content_hash(files: list[Path], cache: Path) -> str:
             stream.write(json.dumps(known).encode())
     except OutputError as error:
         _LOG.warning("%s The hash is computed again next time.", error)
-    return total.hexdigest()
+    return total.hexdigest()[:24]
 
 
 def _read_known(memory: Path) -> dict[str, list[Any]]:
