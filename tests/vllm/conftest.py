@@ -14,21 +14,22 @@ from glimmer.server.run import Server
 from tests.server.conftest import own_data, restored_logging
 from tests.support.fake_vllm import FakeVllm, running_fake
 from tests.support.server import running
+from tests.support.tiny_gguf import tiny_gguf
 from tests.test_export import folder
 
 __all__ = ["own_data", "restored_logging"]
-# By the name under which it is served. "plain" is what the tests of `tests.server` call a model
-# that neither calls tools nor thinks; they use it for nothing of that kind.
-FAMILIES = {"glm-4": "glm4", "glm-4.5": "glm45", "plain": "glm4_0414"}
+# By the name under which the tests of `tests.server` know a model, most of which run here too.
+FAMILIES = {"glm-4": "glm4", "glm-4.5": "glm45", "plain": "smollm"}
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     path = tmp_path_factory.mktemp("remote")
-    return {
-        name: folder(path, family, "native", max_position=4096, num_layers=2)
-        for name, family in FAMILIES.items()
+    found = {
+        name: folder(path, FAMILIES[name], "native", max_position=4096, num_layers=2)
+        for name in ("glm-4", "glm-4.5")
     }
+    return {**found, "plain": tiny_gguf(path / "plain.gguf", max_position=4096)}
 
 
 @pytest.fixture(scope="session")
