@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 import glimmer
 from glimmer.errors import InvalidParameterError, OutOfMemoryError, PromptTooLongError
+from glimmer.infilling import InfillOptions
 from glimmer.loader import LoadedModel
 from glimmer.native import NativeModel
-from glimmer.session import parse_bytes
+from glimmer.session import ChatOptions, GenerateOptions, parse_bytes
 from tests.support.tiny_gguf import tiny_gguf
 
 GREEDY = glimmer.SamplingParams(temperature=0, max_new_tokens=12, ignore_eos=True)
@@ -26,6 +28,25 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 @pytest.fixture
 def llm(model: LoadedModel) -> glimmer.LLM:
     return glimmer.LLM(model, max_num_seqs=3)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "others"),
+    [
+        ("chat", ChatOptions, {"stream"}),
+        ("generate", GenerateOptions, {"stream", "progress"}),
+        ("infill", InfillOptions, {"stream"}),
+    ],
+)
+def test_help_tells_the_options_that_both_ways_to_ask_take(
+    method: str, options: type, others: set[str]
+) -> None:
+    """`LLM` spells them out, `AsyncLLM` hands them on."""
+    told = inspect.signature(getattr(glimmer.LLM, method)).parameters.values()
+    names = {p.name for p in told if p.kind is p.KEYWORD_ONLY}
+    assert names == {*get_type_hints(options), *others}
+    handed = inspect.signature(getattr(glimmer.AsyncLLM, method)).parameters["options"]
+    assert handed.annotation == f"Unpack[{options.__name__}]"
 
 
 def test_a_prompt_alone_and_among_others(llm: glimmer.LLM) -> None:

@@ -15,19 +15,21 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 
 from glimmer.engine import EngineStats, SamplingParams, TokenEngine
 from glimmer.errors import GenerationError, GlimmerError
-from glimmer.infilling import Infilling, InfillMethod, InfillOutput
+from glimmer.infilling import Infilling, InfillOptions, InfillOutput
 from glimmer.llm import DEFAULT_MAX_NUM_SEQS, check_streamable
 from glimmer.loader import LoadedModel, Weights, load
 from glimmer.native.model import Float32Array
 from glimmer.outputs import RequestOutput
 from glimmer.session import (
     Adapters,
+    ChatOptions,
+    GenerateOptions,
     Group,
     KVCacheKind,
     Messages,
@@ -35,7 +37,6 @@ from glimmer.session import (
     Prepared,
     Prompt,
     Session,
-    ToolChoice,
     Tools,
 )
 from glimmer.text_model import TextModel
@@ -248,11 +249,8 @@ class AsyncLLM:
         params: SamplingParams | None = None,
         tools: Tools = None,
         *,
-        tool_choice: ToolChoice = "auto",
-        thinking: bool | None = None,
-        priority: int = 0,
-        adapter: str | None = None,
         stream: Literal[False] = False,
+        **options: Unpack[ChatOptions],
     ) -> RequestOutput: ...
 
     @overload
@@ -262,11 +260,8 @@ class AsyncLLM:
         params: SamplingParams | None = None,
         tools: Tools = None,
         *,
-        tool_choice: ToolChoice = "auto",
-        thinking: bool | None = None,
-        priority: int = 0,
-        adapter: str | None = None,
         stream: Literal[True],
+        **options: Unpack[ChatOptions],
     ) -> AsyncGenerator[RequestOutput, None]: ...
 
     async def chat(
@@ -275,24 +270,12 @@ class AsyncLLM:
         params: SamplingParams | None = None,
         tools: Tools = None,
         *,
-        tool_choice: ToolChoice = "auto",
-        thinking: bool | None = None,
-        priority: int = 0,
-        adapter: str | None = None,
         stream: bool = False,
+        **options: Unpack[ChatOptions],
     ) -> RequestOutput | AsyncGenerator[RequestOutput, None]:
         """As ``LLM.chat``; with ``stream``, ``async for output in await llm.chat(...)``."""
         prepared = [
-            await asyncio.to_thread(
-                self._session.prepare_chat,
-                messages,
-                params,
-                tools,
-                tool_choice,
-                thinking,
-                priority,
-                adapter,
-            )
+            await asyncio.to_thread(self._session.prepare_chat, messages, params, tools, **options)
         ]
         if stream:
             return await self._stream(prepared)
@@ -307,10 +290,8 @@ class AsyncLLM:
         prompts: Prompt | Sequence[Prompt],
         params: Params = None,
         *,
-        allow_special: bool = False,
-        priority: int = 0,
-        adapter: str | None = None,
         stream: Literal[False] = False,
+        **options: Unpack[GenerateOptions],
     ) -> list[RequestOutput]: ...
 
     @overload
@@ -319,10 +300,8 @@ class AsyncLLM:
         prompts: Prompt | Sequence[Prompt],
         params: Params = None,
         *,
-        allow_special: bool = False,
-        priority: int = 0,
-        adapter: str | None = None,
         stream: Literal[True],
+        **options: Unpack[GenerateOptions],
     ) -> AsyncGenerator[RequestOutput, None]: ...
 
     async def generate(
@@ -330,14 +309,12 @@ class AsyncLLM:
         prompts: Prompt | Sequence[Prompt],
         params: Params = None,
         *,
-        allow_special: bool = False,
-        priority: int = 0,
-        adapter: str | None = None,
         stream: bool = False,
+        **options: Unpack[GenerateOptions],
     ) -> list[RequestOutput] | AsyncGenerator[RequestOutput, None]:
         """As ``LLM.generate``; with ``stream``, ``async for output in await llm.generate(...)``."""
         prepared = await asyncio.to_thread(
-            self._session.prepare_prompts, prompts, params, allow_special, priority, adapter
+            self._session.prepare_prompts, prompts, params, **options
         )
         if stream:
             return await self._stream(prepared)
@@ -352,10 +329,8 @@ class AsyncLLM:
         text: str,
         params: SamplingParams | None = None,
         *,
-        method: InfillMethod = "auto",
-        priority: int = 0,
-        adapter: str | None = None,
         stream: Literal[False] = False,
+        **options: Unpack[InfillOptions],
     ) -> InfillOutput: ...
 
     @overload
@@ -364,10 +339,8 @@ class AsyncLLM:
         text: str,
         params: SamplingParams | None = None,
         *,
-        method: InfillMethod = "auto",
-        priority: int = 0,
-        adapter: str | None = None,
         stream: Literal[True],
+        **options: Unpack[InfillOptions],
     ) -> AsyncGenerator[InfillOutput, None]: ...
 
     async def infill(
@@ -375,21 +348,11 @@ class AsyncLLM:
         text: str,
         params: SamplingParams | None = None,
         *,
-        method: InfillMethod = "auto",
-        priority: int = 0,
-        adapter: str | None = None,
         stream: bool = False,
+        **options: Unpack[InfillOptions],
     ) -> InfillOutput | AsyncGenerator[InfillOutput, None]:
         """As ``LLM.infill``; with ``stream``, ``async for output in await llm.infill(...)``."""
-        infilling = await asyncio.to_thread(
-            Infilling,
-            self._session,
-            text,
-            params,
-            method=method,
-            priority=priority,
-            adapter=adapter,
-        )
+        infilling = await asyncio.to_thread(Infilling, self._session, text, params, **options)
         outputs = self._fill(infilling, await self._stream([infilling.prepare()]))
         if stream:
             return outputs

@@ -25,11 +25,16 @@ from glimmer.architecture import span_layout
 from glimmer.engine import SamplingParams
 from glimmer.errors import InvalidParameterError
 from glimmer.outputs import FinishReason, RequestOutput, Usage
-from glimmer.session import Prepared, Session
+from glimmer.session import Prepared, RequestOptions, Session
 from glimmer.text_model import TextModel
 from glimmer.tokenizers import Tokenizer
 
 InfillMethod = Literal["auto", "parts", "substitute"]
+
+
+class InfillOptions(RequestOptions, total=False):
+    method: InfillMethod
+    """How the text and what was filled of it are laid out. Default: "auto"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,17 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal, overload
+from typing import Literal, Unpack, overload
 
 from glimmer.engine import EngineStats, SamplingParams
 from glimmer.errors import InvalidParameterError
-from glimmer.infilling import Infilling, InfillMethod, InfillOutput
+from glimmer.infilling import Infilling, InfillMethod, InfillOptions, InfillOutput
 from glimmer.loader import LoadedModel, Weights, load
 from glimmer.outputs import RequestOutput
 from glimmer.session import (
     Adapters,
+    ChatOptions,
+    GenerateOptions,
     Group,
     KVCacheKind,
     Messages,
@@ -128,11 +130,8 @@ class LLM:
         params: SamplingParams | None = None,
         tools: Tools = None,
         *,
-        tool_choice: ToolChoice = "auto",
-        thinking: bool | None = None,
-        priority: int = 0,
-        adapter: str | None = None,
         stream: Literal[False] = False,
+        **options: Unpack[ChatOptions],
     ) -> RequestOutput: ...
 
     @overload
@@ -142,11 +141,8 @@ class LLM:
         params: SamplingParams | None = None,
         tools: Tools = None,
         *,
-        tool_choice: ToolChoice = "auto",
-        thinking: bool | None = None,
-        priority: int = 0,
-        adapter: str | None = None,
         stream: Literal[True],
+        **options: Unpack[ChatOptions],
     ) -> Generator[RequestOutput, None, None]: ...
 
     def chat(
@@ -177,7 +173,13 @@ class LLM:
             GenerationError: the model produced no usable logits.
         """
         prepared = self._session.prepare_chat(
-            messages, params, tools, tool_choice, thinking, priority, adapter
+            messages,
+            params,
+            tools,
+            tool_choice=tool_choice,
+            thinking=thinking,
+            priority=priority,
+            adapter=adapter,
         )
         return self._stream([prepared]) if stream else self._finish([prepared])[0]
 
@@ -187,11 +189,9 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: Params = None,
         *,
-        allow_special: bool = False,
-        priority: int = 0,
-        adapter: str | None = None,
         progress: bool = False,
         stream: Literal[False] = False,
+        **options: Unpack[GenerateOptions],
     ) -> list[RequestOutput]: ...
 
     @overload
@@ -200,11 +200,9 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: Params = None,
         *,
-        allow_special: bool = False,
-        priority: int = 0,
-        adapter: str | None = None,
         progress: bool = False,
         stream: Literal[True],
+        **options: Unpack[GenerateOptions],
     ) -> Generator[RequestOutput, None, None]: ...
 
     def generate(
@@ -228,7 +226,9 @@ class LLM:
 
         Raises: as ``chat``.
         """
-        prepared = self._session.prepare_prompts(prompts, params, allow_special, priority, adapter)
+        prepared = self._session.prepare_prompts(
+            prompts, params, allow_special=allow_special, priority=priority, adapter=adapter
+        )
         return self._stream(prepared) if stream else self._finish(prepared, progress)
 
     @overload
@@ -237,10 +237,8 @@ class LLM:
         text: str,
         params: SamplingParams | None = None,
         *,
-        method: InfillMethod = "auto",
-        priority: int = 0,
-        adapter: str | None = None,
         stream: Literal[False] = False,
+        **options: Unpack[InfillOptions],
     ) -> InfillOutput: ...
 
     @overload
@@ -249,10 +247,8 @@ class LLM:
         text: str,
         params: SamplingParams | None = None,
         *,
-        method: InfillMethod = "auto",
-        priority: int = 0,
-        adapter: str | None = None,
         stream: Literal[True],
+        **options: Unpack[InfillOptions],
     ) -> Generator[InfillOutput, None, None]: ...
 
     def infill(

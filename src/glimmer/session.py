@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, cast, get_args
 
 from glimmer.adapter_pool import AdapterPool, load_all
 from glimmer.answer import Answer
@@ -44,6 +44,29 @@ ToolChoice = Literal["auto", "none", "required"] | Mapping[str, object]
 Adapters = Mapping[str, str | os.PathLike[str]] | None
 """By name, the folders of adapters."""
 KVCacheKind = Literal["auto", "float16", "float32", "int8"]
+
+
+class RequestOptions(TypedDict, total=False):
+    """What any request may have beside its text and its params, of ``LLM`` as of ``AsyncLLM``."""
+
+    priority: int
+    """A request of a lower one is served sooner. Default: 0."""
+    adapter: str | None
+    """The name of one that was loaded. Default: none."""
+
+
+class ChatOptions(RequestOptions, total=False):
+    tool_choice: ToolChoice
+    """OpenAI's: "required" or the name of a tool make the answer a call, "none" offers no tool.
+    Default: "auto"."""
+    thinking: bool | None
+    """Asks a model that can do both to think first or not. Default: as the family has it."""
+
+
+class GenerateOptions(RequestOptions, total=False):
+    allow_special: bool
+    """Whether the text of control tokens in a prompt becomes those tokens. Default: no."""
+
 
 # What a KV cache may take of free memory unless the caller says.
 _DEFAULT_KV_SHARE = 0.8
@@ -236,10 +259,10 @@ class Session:
         messages: Messages,
         params: SamplingParams | None,
         tools: Tools,
-        tool_choice: ToolChoice,
-        thinking: bool | None,
-        priority: int,
-        adapter: str | None,
+        tool_choice: ToolChoice = "auto",
+        thinking: bool | None = None,
+        priority: int = 0,
+        adapter: str | None = None,
     ) -> Prepared:
         """Raises InvalidParameterError, AdapterNotFoundError, TokenizerError."""
         template, specs = self.model.chat_template, to_tools(tools)
@@ -279,9 +302,9 @@ class Session:
         self,
         prompts: Prompt | Sequence[Prompt],
         params: Params,
-        allow_special: bool,
-        priority: int,
-        adapter: str | None,
+        allow_special: bool = False,
+        priority: int = 0,
+        adapter: str | None = None,
     ) -> list[Prepared]:
         """Raises InvalidParameterError, AdapterNotFoundError, TokenizerError."""
         given = as_prompts(prompts)
