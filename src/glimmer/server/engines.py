@@ -44,8 +44,8 @@ def check(config: ModelConfig) -> None:
     """Tell a slip of the pen before anything is loaded or started.
 
     Raises:
-        GlimmerError: the model, its engine or the device is not there, the engine cannot run the model,
-            or an adapter does not fit.
+        GlimmerError: the model, its engine or the device is not there, the engine cannot run the
+            model, or an adapter does not fit.
     """
     if config.engine == "torch":
         _runner().find_device(config.device)
