@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 
 from glimmer.catalogue import find_file
 from glimmer.checkpoints import open_checkpoint
-from glimmer.errors import InvalidParameterError
+from glimmer.errors import InvalidParameterError, OutputError
 from glimmer.training.config import FinetuneConfig
 from glimmer.training.finetuning.report import REPORT
 from glimmer.training.text import TextSide
@@ -36,29 +38,61 @@ def check_result(config: FinetuneConfig, text: TextSide) -> None:
         )
 
 
-def prepare_output(output: Path, *, overwrite: bool) -> None:
-    """Make the folder, or clear what an earlier run left in it.
+def check_output(
+    output: Path, inputs: Iterable[str | os.PathLike[str]], *, overwrite: bool, report: str = REPORT
+) -> None:
+    """Refuses a folder that a run may not write to; changes nothing. One without any file is free.
 
     Raises:
-        InvalidParameterError: it holds something, and overwriting is not asked for, or what it
-            holds is of no run.
+        InvalidParameterError: it holds something, and overwriting is not asked for; or what it
+            holds is of no run, which leaves a ``report``; or ``inputs`` of the new run lie in it.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        if not overwrite:
+    if not _holds_something(output):
+        return
+    if not overwrite:
+        raise InvalidParameterError(
+            f"{output} exists already. Continue its run with --resume, replace it with --force, or "
+            "give another name."
+        )
+    if not any((output / name).is_file() for name in (report, f"{CHECKPOINTS}/{RUN_FILE}")):
+        raise InvalidParameterError(
+            f"{output} is not the folder of a run (it has no {report}), so that it is not "
+            "replaced. Give another name, or delete it yourself."
+        )
+    whole = output.resolve()
+    for given in inputs:
+        if whole in (inside := Path(given).resolve(), *inside.parents):
             raise InvalidParameterError(
-                f"{output} exists already. Continue its run with --resume, replace it with "
-                "--force, or give another name."
+                f"{given} lies in {output}, which this run would replace. Give another output, or "
+                "move it out of there."
             )
-        if not any((output / name).is_file() for name in (REPORT, f"{CHECKPOINTS}/{RUN_FILE}")):
-            raise InvalidParameterError(
-                f"{output} is not the folder of a run (it has no {REPORT}), so that it is not "
-                "replaced. Give another name, or delete it yourself."
-            )
-        for folder in (CHECKPOINTS, TENSORBOARD):
-            shutil.rmtree(output / folder, ignore_errors=True)
-        for file in [file for file in output.iterdir() if file.is_file()]:
-            file.unlink()
-    (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+
+
+def clear_output(output: Path, folders: Iterable[str] = (CHECKPOINTS, TENSORBOARD)) -> None:
+    """Make the folder, or empty it of what an earlier run left: all files, and these ``folders``.
+
+    Raises:
+        OutputError: something cannot be deleted or made.
+    """
+    try:
+        for folder in folders:
+            if (output / folder).exists():
+                shutil.rmtree(output / folder)
+        if output.exists():
+            for file in [file for file in output.iterdir() if not file.is_dir()]:
+                file.unlink()
+        (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or output} cannot be replaced: {error.strerror or error}. Delete "
+            f"{output} yourself, or give another name."
+        ) from error
+
+
+def _holds_something(output: Path) -> bool:
+    if not output.is_dir():
+        return output.exists()
+    return any(not path.is_dir() for path in output.rglob("*"))
 
 
 def write_result(config: FinetuneConfig, trainer: Any, text: TextSide, base: str) -> None:

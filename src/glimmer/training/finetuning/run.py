@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from glimmer.errors import InvalidParameterError
 from glimmer.training.config import FinetuneConfig
 from glimmer.training.finetuning import report
 from glimmer.training.finetuning.callbacks import LossGuard, ProgressBar, StopOnSignal
@@ -21,8 +22,9 @@ from glimmer.training.finetuning.outputs import (
     CHECKPOINTS,
     TENSORBOARD,
     base_name,
+    check_output,
     check_result,
-    prepare_output,
+    clear_output,
     write_result,
 )
 from glimmer.training.finetuning.quiet import quiet_libraries
@@ -82,19 +84,31 @@ def finetune(
         OutOfMemoryError: weights, gradients or activations do not fit.
     """
     check_machine(config)
+    checkpoint = _check_output(config, resume=resume, overwrite=overwrite)
     text = open_text(config.model, config.family)
     check_result(config, text)
     data, held_out = _read(config, text)
-    checkpoint = None
-    if resume:
-        checkpoint = require_checkpoint(config.output)
+    if checkpoint is not None:
         check_resumed(config, data)
-    elif int(os.environ.get("RANK", "0")) == 0:
-        prepare_output(config.output, overwrite=overwrite)
 
     console = console or Console(stderr=True)
     with quiet_libraries(), translated_errors():
         return _train(config, text, data, held_out, checkpoint, console)
+
+
+def _check_output(config: FinetuneConfig, *, resume: bool, overwrite: bool) -> Path | None:
+    """The checkpoint to go on from, if any. Deletes nothing."""
+    if resume and overwrite:
+        raise InvalidParameterError(
+            f"--resume goes on with the run in {config.output}, and --force replaces it: give one "
+            "of them."
+        )
+    if resume:
+        return require_checkpoint(config.output)
+    if int(os.environ.get("RANK", "0")) == 0:
+        inputs: list[str | Path] = [config.model, *config.data, *config.eval_data]
+        check_output(config.output, inputs, overwrite=overwrite)
+    return None
 
 
 def _train(
@@ -115,6 +129,8 @@ def _train(
     if config.tensorboard:
         trainer.add_callback(_tensorboard(config.output))
     if trainer.is_world_process_zero():
+        if checkpoint is None:
+            clear_output(config.output)
         remember_run(config, data)
 
     began = time.monotonic()
