@@ -153,6 +153,33 @@ def test_only_the_same_run_is_resumed(model: Path, tmp_path: Path) -> None:
         finetune(config, resume=True)
 
 
+def test_a_run_goes_on_with_as_many_processes_and_as_it_is_told(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tuning.answers(tmp_path / "a.jsonl")
+    config = tuning.settings(tmp_path, model, data, max_steps=4, save_every=2, keep_checkpoints=9)
+    done = finetune(config)
+    checkpoints = config.output / "checkpoints"
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(InvalidParameterError, match="with 1 processes, and not with 2"):
+            finetune(config, resume=True)
+    # As if the machine had gone down while the last checkpoint's last file was written.
+    file = checkpoints / "checkpoint-4" / "trainer_state.json"
+    file.write_text(file.read_text()[:100])
+    resumed = finetune(config.model_copy(update={"save_every": 1}), resume=True)
+    assert resumed.losses == done.losses
+    names = {folder.name for folder in checkpoints.glob("checkpoint-*")}
+    assert names == {"checkpoint-2", "checkpoint-3", "checkpoint-4"}
+    # One that reached its end writes its result again.
+    (config.output / "adapter_model.safetensors").unlink()
+    assert finetune(config, resume=True).losses == done.losses
+    assert (config.output / "adapter_model.safetensors").is_file()
+    (checkpoints / "run.json").unlink()
+    with pytest.raises(InvalidParameterError, match=r"run\.json, which tells .* cannot be read"):
+        finetune(config, resume=True)
+
+
 def test_a_loss_that_is_no_number_ends_the_run(model: Path, tmp_path: Path) -> None:
     data = tuning.answers(tmp_path / "a.jsonl")
     config = tuning.settings(

@@ -104,6 +104,13 @@ class LossGuard(TrainerCallback):
         )
 
 
+class OwnIntervals(TrainerCallback):
+    """A resumed run saves, measures and logs as often as it is told, not as the run before was."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.compute_steps(args, state.max_steps)  # a checkpoint's state brings its own along
+
+
 class StopOnSignal(TrainerCallback):
     """Ctrl-C and SIGTERM end the run after the step that is under way, with a checkpoint.
 

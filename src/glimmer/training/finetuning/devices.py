@@ -24,6 +24,11 @@ def local_gpu(config: FinetuneConfig) -> int | None:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def num_processes() -> int:
+    """Of this run, as its launcher says (torchrun, accelerate); 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def check_machine(config: FinetuneConfig) -> None:
     """Raise UsageError where what is asked for is not installed, or not to be had of this GPU."""
     if config.deepspeed is not None:
@@ -46,8 +51,7 @@ def check_machine(config: FinetuneConfig) -> None:
             "mixed_precision is bf16, but this GPU does not compute in it (Ampere and later do). "
             "Use fp16."
         )
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if config.fsdp and processes == 1:
+    if config.fsdp and num_processes() == 1:
         raise UsageError(
             "fsdp shards weights over processes, but this is the only one. Start several: "
             "torchrun --nproc-per-node 2 -m glimmer finetune ..."

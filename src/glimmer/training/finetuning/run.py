@@ -13,7 +13,7 @@ from rich.console import Console
 from glimmer.errors import InvalidParameterError
 from glimmer.training.config import FinetuneConfig
 from glimmer.training.finetuning import report
-from glimmer.training.finetuning.callbacks import LossGuard, ProgressBar, StopOnSignal
+from glimmer.training.finetuning.callbacks import LossGuard, OwnIntervals, ProgressBar, StopOnSignal
 from glimmer.training.finetuning.dataset import TrainingRows, read_rows
 from glimmer.training.finetuning.devices import check_machine, translated_errors
 from glimmer.training.finetuning.forgetting import Drift, ForgettingGuard
@@ -123,7 +123,8 @@ def _train(
     parameters = count_parameters(trainer.model)
     guard, stop = _guard(config, text), StopOnSignal()
     bar = ProgressBar(console)
-    for callback in (LossGuard(scaled=config.mixed_precision == "fp16"), guard, stop, bar):
+    scaled = config.mixed_precision == "fp16"
+    for callback in (LossGuard(scaled=scaled), OwnIntervals(), guard, stop, bar):
         if callback is not None:
             trainer.add_callback(callback)
     if config.tensorboard:

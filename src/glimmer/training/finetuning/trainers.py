@@ -22,7 +22,7 @@ from glimmer.training.config import FinetuneConfig
 from glimmer.training.finetuning import methods
 from glimmer.training.finetuning.collate import PackingCollator, PaddingCollator, PairCollator
 from glimmer.training.finetuning.dataset import Row, TrainingRows, pack
-from glimmer.training.finetuning.devices import on_processor
+from glimmer.training.finetuning.devices import num_processes, on_processor
 from glimmer.training.finetuning.outputs import CHECKPOINTS
 from glimmer.training.text import TextSide
 
@@ -141,8 +141,7 @@ def _rows(config: FinetuneConfig, data: TrainingRows) -> list[Row]:
 
 def _arguments(config: FinetuneConfig, num_rows: int, *, evaluates: bool) -> dict[str, Any]:
     """The keywords of transformers' TrainingArguments that both trainers share."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    batches = math.ceil(num_rows / (config.batch_size * processes))
+    batches = math.ceil(num_rows / (config.batch_size * num_processes()))
     steps_per_epoch = math.ceil(batches / config.gradient_accumulation)
     arguments: dict[str, Any] = {
         "output_dir": str(config.output / CHECKPOINTS),
