@@ -153,3 +153,22 @@ def test_a_large_file_is_not_held_in_memory(
         finally:
             tracemalloc.stop()
         assert peak < 1_000_000
+
+
+def test_a_list_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many small records in one chunk: no record is paid for with the rest of the chunk."""
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"i": i} for i in range(20_000)]))
+    copied = 0
+    take = records._Window.take
+
+    def counted(self: records._Window, length: int) -> bytes:
+        nonlocal copied
+        before = self.data
+        taken = take(self, length)
+        copied += len(taken) + (0 if self.data is before else len(self.data))
+        return taken
+
+    monkeypatch.setattr(records._Window, "take", counted)
+    assert [record.value["i"] for record in read_records(path)] == list(range(20_000))
+    assert copied < 2 * path.stat().st_size

@@ -19,9 +19,12 @@ from glimmer.errors import TrainingDataError
 MAX_RECORD_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
 _SPACE = b" \t\r\n"
-# All that matters for finding where a value of a list ends: strings, brackets, commas.
-_STRING_END = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
-_STRUCTURE = re.compile(rb'["\[\]{},]')
+# Up to the next sign that tells where a value of a list ends: a bracket; between values, a comma.
+# Strings are passed over whole, since they may hold any of them.
+_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+_INSIDE = re.compile(rb'(?:[^"\[\]{}]++|%b)*+([\[\]{}])' % _STRING, re.DOTALL)
+_BETWEEN = re.compile(rb'(?:[^"\[\]{},]++|%b)*+([\[\]{},])' % _STRING, re.DOTALL)
+_NO_SPACE = re.compile(rb"[^ \t\r\n]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,38 +116,47 @@ def _kind(value: object) -> str:
 
 
 class _Window:
-    """A stretch of a file, with its place; what was passed is dropped."""
+    """A stretch of a file, and a place in it: what lies before it is dropped with the next read."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self.data = b""
+        self.at = 0
         self.line = 1
+
+    @property
+    def left(self) -> int:
+        """Bytes behind the place."""
+        return len(self.data) - self.at
 
     def more(self) -> bool:
         block = self._stream.read(_CHUNK_BYTES)
-        self.data += block
+        self.data, self.at = self.data[self.at :] + block, 0
         return bool(block)
 
-    def drop(self, length: int) -> bytes:
-        gone, self.data = self.data[:length], self.data[length:]
-        self.line += gone.count(b"\n")
-        return gone
+    def take(self, length: int) -> bytes:
+        """The next bytes, which are passed."""
+        taken = self.data[self.at : self.at + length]
+        self.at += length
+        self.line += taken.count(b"\n")
+        return taken
 
     def peek(self) -> bytes:
-        """The next byte that is no space, which is dropped; none at the end."""
+        """The next byte that is no space; those before it are passed. None at the end."""
         while True:
-            self.drop(len(self.data) - len(self.data.lstrip(_SPACE)))
-            if self.data or not self.more():
-                return self.data[:1]
+            found = _NO_SPACE.search(self.data, self.at)
+            self.take((len(self.data) if found is None else found.start()) - self.at)
+            if self.left or not self.more():
+                return self.data[self.at : self.at + 1]
 
 
 def _from_list(stream: IO[bytes], path: Path) -> Iterator[Record]:
     window = _Window(stream)
     assert window.peek() == b"["
-    window.drop(1)
+    window.take(1)
     number = 0
     if window.peek() == b"]":
-        window.drop(1)
+        window.take(1)
     else:
         ended = False
         while not ended:
@@ -162,32 +174,25 @@ def _from_list(stream: IO[bytes], path: Path) -> Iterator[Record]:
 
 def _value(window: _Window, path: Path) -> tuple[bytes, bytes]:
     """The bytes of one value of the list, and what ended it: a comma or the list's bracket."""
-    at, depth = 0, 0
+    length, depth = 0, 0
     while True:
-        found = _STRUCTURE.search(window.data, at)
-        if found is None:
-            at = len(window.data)
+        signs = _INSIDE if depth else _BETWEEN
+        if (found := signs.match(window.data, window.at + length)) is None:
             _extend(window, path)
             continue
-        sign, at = found[0], found.end()
-        if sign == b'"':
-            while (string := _STRING_END.match(window.data, at)) is None:
-                _extend(window, path)
-            at = string.end()
-        elif sign in b"[{":
+        sign, length = found[1], found.end() - window.at
+        if sign in b"[{":
             depth += 1
-        elif sign == b"," and depth == 0:
-            break
-        elif sign in b"]}":
-            if depth == 0:
-                break
+        elif depth:
             depth -= 1
-    data = window.drop(at)
+        else:  # a comma, or a bracket that closes the list
+            break
+    data = window.take(length)
     return data[:-1], data[-1:]
 
 
 def _extend(window: _Window, path: Path) -> None:
-    if len(window.data) > MAX_RECORD_BYTES:
+    if window.left > MAX_RECORD_BYTES:
         raise TrainingDataError(
             f"{path}: line {window.line}: the record that begins here is larger than "
             f"{MAX_RECORD_BYTES >> 20} MiB, or a quotation mark is missing in it."
