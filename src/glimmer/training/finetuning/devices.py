@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
-from glimmer.errors import MissingExtraError, ModelNotFoundError, OutOfMemoryError, UsageError
+from glimmer.errors import (
+    MissingExtraError,
+    ModelNotFoundError,
+    OutOfMemoryError,
+    OutputError,
+    UsageError,
+)
 from glimmer.training.config import FinetuneConfig
+
+_DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
+}  # fmt: skip
 
 
 def on_processor(config: FinetuneConfig) -> bool:
@@ -59,11 +73,23 @@ def check_machine(config: FinetuneConfig) -> None:
 
 
 @contextmanager
-def translated_errors() -> Iterator[None]:
-    """PyTorch's lack of memory as ours, with what helps against it."""
+def translated_errors(output: Path | None = None) -> Iterator[None]:
+    """PyTorch's and safetensors' errors as ours: no memory, no room for what is written to
+    ``output``; with what helps against it.
+
+    Raises:
+        OutOfMemoryError: weights, gradients or activations do not fit.
+        OutputError: a file could not be written.
+    """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
+        if (reason := _why_not_written(error)) is not None:
+            raise OutputError(
+                f"{'A file' if output is None else output} cannot be written: {reason}. What was "
+                "written whole before is kept: mend the cause, then the same command with --resume "
+                "goes on from the last checkpoint."
+            ) from error
         on_gpu = isinstance(error, torch.OutOfMemoryError)
         if not on_gpu and "can't allocate memory" not in str(error):
             raise
@@ -73,3 +99,14 @@ def translated_errors() -> Iterator[None]:
             "(dtype: bfloat16, or method: qlora), or shard them (fsdp). "
             "`glimmer plan MODEL --finetune METHOD` tells what a run takes."
         ) from error
+
+
+def _why_not_written(error: Exception) -> str | None:
+    """What a disk said; None for an error of another kind."""
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in _DISK_ERRORS else None
+    if isinstance(error, SafetensorError):
+        found = re.search(r"I/O error: (.*?)(?: \(os error \d+\))?$", str(error))
+        return found[1] if found else None
+    # torch.save tells of a write that failed in no other way.
+    return "the disk is full, or refuses" if "inline_container.cc" in str(error) else None

@@ -118,6 +118,8 @@ def write_result(config: FinetuneConfig, trainer: Any, text: TextSide, base: str
         else:
             _write_model(config, model, state, made, text)
         for file in sorted(made.iterdir()):
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
             file.replace(config.output / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -92,7 +92,7 @@ def finetune(
         check_resumed(config, data)
 
     console = console or Console(stderr=True)
-    with quiet_libraries(), translated_errors():
+    with quiet_libraries(), translated_errors(config.output):
         return _train(config, text, data, held_out, checkpoint, console)
 
 

@@ -55,6 +55,14 @@ class _Shared:
                 shared["distributed_type"] = DistributedType.FSDP
             trainer.is_fsdp_enabled = True
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """A run that is resumed behind its last step, to write its result, makes no other one."""
+        trainer: Any = self
+        if trainer.state.global_step >= trainer.state.max_steps:
+            trainer.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         trainer: Any = self
         folder = Path(output_dir or trainer.args.output_dir)
