@@ -14,6 +14,8 @@ import pytest
 from glimmer.catalogue import releases
 from glimmer.cli.main import main
 from glimmer.errors import InvalidParameterError, ModelNotFoundError
+from glimmer.model_memory import memory_of
+from glimmer.training.choices import base_dtype
 from glimmer.training.config import LEARNING_RATES, FinetuneConfig, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +109,12 @@ def test_examples_load_and_tell_their_memory(
     assert plan["model"] == config.model
     assert f"{plan['peak_bytes'] / 2**30:.3g}" == told
     choices = plan["choices"]
+    # What a run on such a device would take; where the config says so, on any.
+    release = memory_of(config.model)
+    on_processor = plan["device"] == "cpu"
+    wanted = base_dtype(config.method, config.dtype, release.stored["layers.0.attn_q.weight"],
+                        on_processor=on_processor)  # fmt: skip
+    assert choices["dtype"] == (wanted if wanted != "auto" else "float16")
     assert choices["method"] == config.method
     assert choices["batch_size"] == config.batch_size * (2 if config.objective == "dpo" else 1)
     assert choices["length"] == config.max_length

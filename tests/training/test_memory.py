@@ -161,8 +161,46 @@ def test_command(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "dtype"),
+    [
+        (["lora"], "float32"),  # stored as float16, which processors do not train
+        (["lora", "--device", "gpu"], "float16"),
+        (["lora", "--dtype", "bfloat16"], "bfloat16"),
+        (["full", "--device", "gpu"], "float32"),
+    ],
+)
+def test_weights_are_held_as_a_run_there_holds_them(
+    run: Any, arguments: list[str], dtype: str
+) -> None:
+    method, *options = arguments
+    result = run("plan", "chatglm-6b", "--finetune", method, *options, "--json")
+    report = json.loads(result.stdout)
+    assert report["choices"]["dtype"] == dtype
+    on_processor = "--device" not in options
+    assert report["device"] == ("cpu" if on_processor else "gpu")
+    # It is this machine's main memory that is compared, and a GPU has its own.
+    assert (report["fits"] is None) == (report["available_bytes"] is None)
+    assert on_processor or report["fits"] is None
+
+
+def test_it_says_whether_a_run_fits(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glimmer import native
+
+    asked = ("plan", "chatglm3-6b", "--finetune", "lora", "--dtype", "bfloat16", "--length", "512")
+    peak = json.loads(run(*asked, "--json").stdout)["peak_bytes"]
+    libraries = 512 << 20
+    monkeypatch.setattr(native, "available_memory", lambda: peak + libraries)
+    assert "It fits." in run(*asked).stdout
+    monkeypatch.setattr(native, "available_memory", lambda: peak + libraries - 1)
+    said = run(*asked).stdout
+    assert "It does not fit. Less takes --gradient-checkpointing, --finetune qlora." in said
+    assert "fit" not in run(*asked, "--device", "gpu").stdout
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--device", "gpu"], "--device needs --finetune"),
         (["--rank", "4"], "--rank needs --finetune"),
         (["--gradient-checkpointing"], "--gradient-checkpointing needs --finetune"),
         (["--finetune", "lora", "--context", "4K"], "--context is about answering"),

@@ -38,6 +38,13 @@ def plan(
         Literal["lora", "qlora", "ptuning", "freeze", "full"] | None,
         typer.Option(help="Tell what training takes instead.", rich_help_panel=_FINETUNE),
     ] = None,
+    device: Annotated[
+        Literal["cpu", "gpu"] | None,
+        typer.Option(
+            help="Where it will run [cpu]. A processor trains float16 and integers as float32.",
+            rich_help_panel=_FINETUNE,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Texts at once [1].", rich_help_panel=_FINETUNE)
     ] = None,
@@ -55,7 +62,8 @@ def plan(
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"] | None,
         typer.Option(
-            help="Of the weights; auto keeps them, and takes float32 for freeze and full.",
+            help="Of the weights; auto keeps them, and takes float32 for freeze and full and, on a "
+            "processor, for float16 and integers.",
             rich_help_panel=_FINETUNE,
         ),
     ] = None,
@@ -104,11 +112,13 @@ def plan(
         serving = {"--context": context is not None, "--batch": batch != 1,
                    "--weights": weights != "auto", "--kv": kv != "float16"}  # fmt: skip
         _refuse(serving, "is about answering, and --finetune about training: leave it out")
-        print_finetune_plan(model, family, {"method": finetune, **choices}, as_json)
+        given = {"method": finetune, **choices}
+        print_finetune_plan(model, family, device or "cpu", given, as_json)
         return
-    given = {f"--{name.replace('lora_', '').replace('_', '-')}": value is not None
-             for name, value in choices.items()}  # fmt: skip
-    _refuse(given, "needs --finetune")
+    training = {"device": device, **choices}
+    named = {f"--{name.replace('lora_', '').replace('_', '-')}": value is not None
+             for name, value in training.items()}  # fmt: skip
+    _refuse(named, "needs --finetune")
     from glimmer import native
     from glimmer.cli import terminal
     from glimmer.model_memory import fitting_context, memory_of

@@ -3,50 +3,82 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from glimmer.training.memory import FinetuneChoices, FinetunePlan
 
+LIBRARIES_BYTES = 512 << 20
+"""Of the training side once it is imported, as docs/training-data.md tells."""
+
 
 def print_finetune_plan(
-    model: str, family: str | None, choices: Mapping[str, Any], as_json: bool
+    model: str,
+    family: str | None,
+    device: Literal["cpu", "gpu"],
+    choices: Mapping[str, Any],
+    as_json: bool,
 ) -> None:
     """Write what a run takes; ``choices`` are those of ``FinetuneChoices`` that were given."""
     from glimmer import native
     from glimmer.cli import terminal
     from glimmer.families import all_families
     from glimmer.model_memory import memory_of
+    from glimmer.training.choices import base_dtype
     from glimmer.training.memory import FinetuneChoices, plan_finetuning
 
     memory = memory_of(model, family=family)
     given = {name: value for name, value in choices.items() if value is not None}
-    if given.get("dtype", "auto") == "auto":
-        whole = given["method"] in ("freeze", "full")
-        given["dtype"] = "float32" if whole else _float_dtype(memory.stored)
+    stored = _most(memory.stored, memory.architecture.weight_shapes())
+    dtype = base_dtype(
+        given["method"], given.get("dtype", "auto"), stored, on_processor=device == "cpu"
+    )
+    given["dtype"] = _kept(stored) if dtype == "auto" else dtype
     if "length" not in given:
         given["length"] = min(memory.architecture.max_position, FinetuneChoices().length)
     chosen = FinetuneChoices(**given)
     plan = plan_finetuning(memory.architecture, all_families()[memory.family], chosen)
-    available = native.available_memory()
+    free = native.available_memory() if device == "cpu" else None
+    fits = None if free is None else plan.peak + LIBRARIES_BYTES <= free
     if as_json:
-        report = _report(memory.name, memory.family, chosen, plan, available)
+        report = _report(memory.name, memory.family, device, chosen, plan)
+        report |= {"available_bytes": free, "fits": fits}
         terminal.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         return
-    terminal.tables().print(_table(memory.name, memory.family, chosen, plan, available))
+    terminal.tables().print(_table(memory.name, memory.family, device, chosen, plan, free))
+    if fits is not None:
+        terminal.write("It fits.\n" if fits else f"It does not fit. {_advice(chosen)}\n")
 
 
-def _float_dtype(stored: Mapping[str, str]) -> str:
-    """The float in which a file holds most of its matrices; float16 for one of integers alone."""
-    found = [dtype for dtype in stored.values() if dtype in ("float32", "bfloat16", "float16")]
-    matrices = [stored[name] for name in stored if name.endswith("attn_q.weight")]
-    likeliest = [dtype for dtype in matrices if dtype in found]
-    return likeliest[0] if likeliest else "float16"
+def _most(stored: Mapping[str, str], shapes: Mapping[str, Sequence[int]]) -> str:
+    """What most weights are stored in."""
+    counts: Counter[str] = Counter()
+    for name, shape in shapes.items():
+        counts[stored[name]] += math.prod(shape)
+    return counts.most_common(1)[0][0]
+
+
+def _kept(stored: str) -> str:
+    return stored if stored in ("float32", "bfloat16", "float16") else "float16"
+
+
+def _advice(chosen: FinetuneChoices) -> str:
+    smaller = {
+        "--gradient-checkpointing": not chosen.gradient_checkpointing,
+        "--finetune lora": chosen.method in ("freeze", "full"),
+        "--finetune qlora": chosen.method in ("lora", "ptuning", "freeze", "full"),
+        "--dtype bfloat16": chosen.dtype == "float32" and chosen.method not in ("freeze", "full"),
+        "a smaller --batch-size": chosen.batch_size > 1,
+        "a smaller --length": chosen.length > 512,
+    }
+    return f"Less takes {', '.join(option for option, less in smaller.items() if less)}."
 
 
 def _report(
-    name: str, family: str, chosen: FinetuneChoices, plan: FinetunePlan, available: int | None
+    name: str, family: str, device: str, chosen: FinetuneChoices, plan: FinetunePlan
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
@@ -55,17 +87,22 @@ def _report(
     return {
         "model": name,
         "family": family,
+        "device": device,
         "choices": asdict(chosen),
         **{key: numbers.pop(key) for key in counts},
         "bytes": numbers,
         "peak_bytes": plan.peak,
         "disk_bytes": plan.disk,
-        "available_bytes": available,
     }
 
 
 def _table(
-    name: str, family: str, chosen: FinetuneChoices, plan: FinetunePlan, available: int | None
+    name: str,
+    family: str,
+    device: str,
+    chosen: FinetuneChoices,
+    plan: FinetunePlan,
+    free: int | None,
 ) -> object:
     from rich.table import Table
 
@@ -77,18 +114,20 @@ def _table(
     form: str = chosen.dtype
     if chosen.method == "qlora":
         form = f"linear layers in 4 bits, the rest {form}"
-    rows = [
+    rows: list[tuple[str, int | None, str]] = [
         ("weights", plan.weights, form),
         ("gradients", plan.gradients, ""),
         ("optimizer", plan.optimizer, "AdamW's two moments"),
         ("activations", plan.activations, texts + checkpointed),
         ("peak", plan.peak, "all of these; PyTorch and its libraries come on top"),
         ("disk", plan.disk, f"{show_bytes(plan.result)} of it the result"),
-        ("free", available, "main memory of this machine"),
     ]
+    if device == "cpu":
+        rows.append(("free", free, "main memory of this machine"))
     table = Table.grid(padding=(0, 2))
     table.add_row("model", name, family)
-    table.add_row("method", chosen.method, "")
+    where = {"cpu": "on a processor", "gpu": "on a GPU"}[device]
+    table.add_row("method", chosen.method, where)
     table.add_row(
         "trained",
         show_count(plan.trained_parameters),

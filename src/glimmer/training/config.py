@@ -10,10 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from glimmer.errors import InvalidParameterError, MissingExtraError, ModelNotFoundError
-
-Method = Literal["lora", "qlora", "ptuning", "freeze", "full"]
-Objective = Literal["sft", "dpo"]
-Dtype = Literal["float32", "bfloat16", "float16"]
+from glimmer.training.choices import Dtype, Method, Objective
 
 # Where a config names none: small networks of weights that are added learn with larger steps than
 # the model's own. DPO moves a model that can already answer, and starts at a tenth of that.

@@ -34,15 +34,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 from glimmer.architecture import Architecture
 from glimmer.errors import InvalidParameterError
 from glimmer.families import Family
 from glimmer.families.weight_map import Layout
+from glimmer.training.choices import Dtype, Method
 
-Method = Literal["lora", "qlora", "ptuning", "freeze", "full"]
-Dtype = Literal["float32", "bfloat16", "float16"]
 _BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NF4_BYTES = 0.5 + (1 + 4 / 256) / 64
 _ADAPTER_BYTES = 4

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from glimmer.errors import InvalidParameterError
+from glimmer.training import choices
 from glimmer.training.config import FinetuneConfig
 from glimmer.training.finetuning.devices import local_gpu, on_processor
 from glimmer.training.text import TextSide
@@ -45,14 +46,10 @@ def load_base(config: FinetuneConfig, text: TextSide) -> PreTrainedModel:
 
 
 def base_dtype(config: FinetuneConfig, text: TextSide) -> str:
-    """What ``dtype: auto`` stands for, as ``hf.load`` takes it."""
-    if config.dtype != "auto":
-        return config.dtype
-    if config.method in ("freeze", "full"):
-        return "float32"  # steps of 1e-5 vanish in the rounding of bfloat16
-    if on_processor(config) and text.stored_dtype not in ("float32", "bfloat16"):
-        return "float32"  # processors compute float16 slowly, and it overflows in training
-    return "auto"
+    """What weights are held in, as ``hf.load`` takes it."""
+    return choices.base_dtype(
+        config.method, config.dtype, text.stored_dtype, on_processor=on_processor(config)
+    )
 
 
 def _compute_dtype(config: FinetuneConfig) -> torch.dtype:
