@@ -73,6 +73,23 @@ def test_all_answers_behind_the_longest_text_are_refused(text: TextSide, tmp_pat
         rows(text, tmp_path, data, max_length=16, too_long="skip")
 
 
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_texts_that_the_model_was_not_built_for_are_refused(
+    objective: str, text: TextSide, tmp_path: Path
+) -> None:
+    most = text.architecture.max_position
+    long = {"prompt": "who", "response": "the dog sleeps " * most}
+    if objective == "dpo":
+        long = {"prompt": "who", "chosen": "no", "rejected": long["response"]}
+    data = tuning.write_jsonl(tmp_path / "a.jsonl", [long])
+    given = {"objective": objective, "max_length": most + 1}
+    with pytest.raises(InvalidParameterError, match=rf"a text of {most + 1} tokens, .* for {most}"):
+        rows(text, tmp_path, data, **given)
+    assert rows(text, tmp_path, data, **given | {"max_length": most}).longest == most
+    short = tuning.answers(tmp_path / "b.jsonl")
+    assert rows(text, tmp_path, short, max_length=10 * most).longest < most
+
+
 def test_masked_and_empty_files_are_refused(text: TextSide, tmp_path: Path) -> None:
     masked = {
         "messages": [

@@ -55,6 +55,16 @@ class TrainingRows:
         return sum(len(ids) for row in self.rows for key, ids in row.items() if key != "labels")
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return max(
+            len(row["input_ids"])
+            if "input_ids" in row
+            else len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+            for row in self.rows
+        )
+
+    @property
     def num_trained_tokens(self) -> int:
         """Tokens that a loss is taken of."""
         return sum(
@@ -90,6 +100,7 @@ def read_rows(files: Sequence[Path], config: FinetuneConfig, text: TextSide) -> 
     Raises:
         TrainingDataError: a file that is none, a record that is broken or has no token that could
             be trained on, or no example at all.
+        InvalidParameterError: a text is longer than the model can be, and max_length allows it.
     """
     columns = Columns(config.prompt_column, config.response_column, config.history_column)
     examples: list[list[Row]] = []
@@ -113,7 +124,13 @@ def read_rows(files: Sequence[Path], config: FinetuneConfig, text: TextSide) -> 
         raise TrainingDataError(
             f"{names}: there is no example to train on.{left_out if num_skipped else ''}"
         )
-    return TrainingRows(examples, num_cut, num_skipped)
+    made = TrainingRows(examples, num_cut, num_skipped)
+    if made.longest > (most := text.architecture.max_position):
+        raise InvalidParameterError(
+            f"There is a text of {made.longest} tokens, but the model was built for {most}. Set "
+            f"max_length to {most}: longer texts then lose their end, or are left out (too_long)."
+        )
+    return made
 
 
 def _rows(
