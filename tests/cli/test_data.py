@@ -71,6 +71,20 @@ def test_broken_lines_are_listed_and_end_with_1(run: Run, tmp_path: Path, model:
     assert report["examples"] == 2
 
 
+def test_keys_that_are_not_read_are_told(run: Run, tmp_path: Path) -> None:
+    """Someone may have meant them: {"prompt", "response", "system"} trains no system message."""
+    file = write(
+        tmp_path, GOOD | {"system": "Be brief.", "\x1b[2J": 1}, GOOD | {"id": 1, "system": ""}
+    )
+    result = run("data", "check", file)
+    assert result.exit_code == 0
+    line = next(line for line in result.stdout.splitlines() if line.startswith("other keys"))
+    assert "'system', '\\x1b[2J', 'id': not read" in line
+    report = json.loads(run("data", "check", file, "--json").stdout)
+    assert report["other_keys"] == {"system": 2, "\x1b[2J": 1, "id": 1}
+    assert "other keys" not in run("data", "check", write(tmp_path, GOOD)).stdout
+
+
 def test_too_long(run: Run, tmp_path: Path, model: Path) -> None:
     file = write(tmp_path, GOOD, {"prompt": "q", "response": "word " * 50})
     common = ("data", "check", file, "--model", str(model), "--family", "chatglm3", "--json",

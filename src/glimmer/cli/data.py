@@ -13,6 +13,8 @@ from glimmer.cli.options import JsonOption
 if TYPE_CHECKING:
     from glimmer.training.data import FileCheck
 
+_KEYS_SHOWN = 8
+
 data = typer.Typer(
     help="Look at training data, and write it in another form.", no_args_is_help=True
 )
@@ -145,6 +147,7 @@ def _report(found: FileCheck) -> dict[str, Any]:
         "examples": found.report.num_examples,
         "preferences": found.num_preferences,
         "formats": dict(found.report.formats),
+        "other_keys": dict(found.other_keys),
         "num_problems": found.report.num_problems,
         "problems": [asdict(problem) for problem in found.report.problems],
     }
@@ -165,10 +168,17 @@ def _report(found: FileCheck) -> dict[str, Any]:
 def _table(found: FileCheck) -> object:
     from rich.table import Table
 
+    from glimmer.cli import terminal
+
     report = _report(found)
     table = Table.grid(padding=(0, 2))
     forms = ", ".join(f"{count} {name}" for name, count in report["formats"].items())
     table.add_row("examples", f"{report['examples']:,}", forms)
+    if keys := [*report["other_keys"]]:
+        named = ", ".join(map(repr, keys[:_KEYS_SHOWN])) + (
+            ", ..." if len(keys) > _KEYS_SHOWN else ""
+        )
+        table.add_row("other keys", f"{len(keys):,}", terminal.printable(f"{named}: not read"))
     if report["preferences"]:
         table.add_row("preferences", f"{report['preferences']:,}", "two answers each")
     if "sequences" in report:

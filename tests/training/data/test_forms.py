@@ -220,6 +220,8 @@ def test_forms(
             "non_preferred_output": [{"role": "assistant", "content": "bad"}],
         }),
         ("alpaca", {"instruction": "q", "input": "", "chosen": "good", "rejected": "bad"}),
+        ("alpaca", {"instruction": "q", "output": "good", "rejected": "bad"}),
+        ("alpaca", {"instruction": "q", "output": "fair", "chosen": "good", "rejected": "bad"}),
         ("sharegpt", {
             "conversations": [{"from": "human", "value": "q"}],
             "chosen": {"from": "gpt", "value": "good"},
@@ -246,6 +248,17 @@ def test_preferences(tmp_path: Path, format: str, record: Any) -> None:
     assert example.rejected == A("bad")
     assert example.trained == (False, True)
     assert example.with_rejected().messages == (U("q"), A("bad"))
+
+
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+def test_a_system_message_beside_the_others(tmp_path: Path, key: str) -> None:
+    record = {"system": "Be brief.", key: [ASK, SAY]}
+    example = read_one(tmp_path, record)
+    assert example.messages == (Message("system", "Be brief."), U("q"), A("a"))
+    assert example.trained == (False, False, True)
+    assert read_one(tmp_path, record | {"system": ""}).messages == (U("q"), A("a"))
+    twice = record | {key: [{"role": "system", "content": "s"}, ASK, SAY]}
+    assert "its first message is the system's too" in problem_of(tmp_path, twice)
 
 
 def test_columns_of_other_names(tmp_path: Path) -> None:
@@ -282,6 +295,7 @@ SAY = {"role": "assistant", "content": "a"}
         ({"prompt": "q", "response": "a", "images": ["a.png"]}, "read text only"),
         ({"prompt": "q", "response": "a", "kto_tag": False}, "KTO is not trained here"),
         ({"instruction": "i"}, "'output' is missing"),
+        ({"instruction": "i", "rejected": "b"}, "'chosen' must be text or one message"),
         ({"instruction": "", "output": "o"}, "message 0 (user) is empty"),
         ({"instruction": "i", "output": "o", "tools": "nonsense"}, "'tools' must be JSON"),
         ({"instruction": "i", "output": "o", "tools": {"a": 1}}, "must be a list of tools"),

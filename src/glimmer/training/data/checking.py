@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from glimmer.training.data.reading import read
 from glimmer.training.data.report import Report
 
 _COLUMNS = Columns()
+_MAX_KEYS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,13 @@ class FileCheck:
     lengths: array[int] = field(default_factory=lambda: array("q"))
     """Tokens of each sequence, as it is trained."""
     shown: list[Shown] = field(default_factory=list)
+    other_keys: Counter[str] = field(default_factory=Counter)
+    """In how many examples a key stands that is not read; the first 1000 of them."""
+
+    def count_other_keys(self, example: Example) -> None:
+        for key in example.extra:
+            if key in self.other_keys or len(self.other_keys) < _MAX_KEYS:
+                self.other_keys[key] += 1
 
 
 def check_file(
@@ -61,6 +70,7 @@ def check_file(
     check = FileCheck(encoding=None if model is None else EncodingReport())
     for example in read(path, format, columns=columns, report=check.report):
         check.num_preferences += example.rejected is not None
+        check.count_other_keys(example)
         sequences: list[Encoded] = []
         if model is not None:
             assert check.encoding is not None

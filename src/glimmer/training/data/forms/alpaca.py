@@ -1,7 +1,8 @@
 """alpaca: instruction, input, output, history, system, tools, as LLaMA-Factory reads them.
 
-All answers are trained, those of the history too. With chosen and rejected instead of output it is
-a preference. A seed task of Self-Instruct (instruction, instances) is an example per instance.
+All answers are trained, those of the history too. With rejected it is a preference, whose better
+answer is chosen, or else output. A seed task of Self-Instruct (instruction, instances) is an
+example per instance.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ def _example(record: Json) -> Example:
     question = Message("user", "\n".join(part for part in given if part))
     before = [*fields.system(record), *fields.history(record, "history"), question]
     tools = fields.tools(record, "tools")
-    if "rejected" in record and "output" not in record:
-        chosen = fields.one_answer(record.get("chosen"), "chosen")
+    if record.get("rejected") or ("rejected" in record and "output" not in record):
+        better = "output" if "output" in record and not record.get("chosen") else "chosen"
+        chosen = fields.one_answer(record.get(better), better)
         rejected = fields.one_answer(record["rejected"], "rejected")
         messages = (*before, chosen)
         return Example(messages, tools, last_only(messages), rejected)

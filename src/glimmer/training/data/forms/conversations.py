@@ -37,6 +37,7 @@ def _read(record: Json, _columns: Columns) -> list[Example]:
             wanted = loss if message.role == "assistant" or "parameters" not in turn else None
             messages.append(message)
             flags.append(fields.trained(message.role, wanted, where))
+    messages, flags = fields.with_system(record, messages, flags)
     messages, flags = fields.joined(messages, flags)
     return [Example(tuple(messages), fields.tools(record, "tools"), tuple(flags))]
 
@@ -115,7 +116,7 @@ def _write(example: Example) -> dict[str, Any]:
 
 FORM = Form(
     name=NAME,
-    keys=frozenset({"conversations", "tools"}),
+    keys=frozenset({"conversations", "system", "tools"}),
     needs="conversations of role and content",
     matches=_matches,
     read=_read,

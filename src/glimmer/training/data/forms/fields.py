@@ -90,6 +90,19 @@ def system(record: Mapping[str, Any]) -> list[Message]:
     return [Message("system", content)] if content else []
 
 
+def with_system(
+    record: Mapping[str, Any], messages: Sequence[Message], flags: Sequence[bool]
+) -> tuple[list[Message], list[bool]]:
+    """Messages behind the record's own "system", which others (ms-swift, LLaMA-Factory) put beside
+    them."""
+    before = system(record)
+    if before and messages and messages[0].role == "system":
+        raise InvalidParameterError(
+            "it has the key 'system', and its first message is the system's too: leave one out."
+        )
+    return [*before, *messages], [*[False] * len(before), *flags]
+
+
 def tools(record: Mapping[str, Any], *keys: str) -> tuple[ToolSpec, ...]:
     """Tools of the first of ``keys`` that has any: a list, or the text of a JSON list."""
     for key in keys:

@@ -33,6 +33,7 @@ def _read(record: Json, _columns: Columns) -> list[Example]:
         flags.append(
             fields.trained(message.role, next((w for w in wanted if w is not None), None), where)
         )
+    messages, flags = fields.with_system(record, messages, flags)
     tools = fields.tools(record, "tools", "functions")
     if "rejected" in record:
         if record.get("chosen") is not None:
@@ -116,7 +117,7 @@ def _written(message: Message, numbers: dict[str, str], waiting: list[str]) -> d
 
 FORM = Form(
     name=NAME,
-    keys=frozenset({"messages", "tools", "functions", "chosen", "rejected"}),
+    keys=frozenset({"messages", "system", "tools", "functions", "chosen", "rejected"}),
     needs="messages",
     matches=_matches,
     read=_read,
