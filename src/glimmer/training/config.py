@@ -68,6 +68,7 @@ class FinetuneConfig(BaseModel):
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of LoRA's inputs (sft).")
     lora_targets: list[str] = Field(
         default_factory=lambda: ["all-linear"],
+        min_length=1,
         description="Endings of module names; all-linear: all of attention and MLP.",
     )
 
@@ -158,6 +159,12 @@ class FinetuneConfig(BaseModel):
     def _fits_together(self) -> FinetuneConfig:
         if self.eval_data and self.eval_share:
             raise ValueError("give eval_data or eval_share, not both")
+        if self.eval_every and not (self.eval_data or self.eval_share):
+            raise ValueError("eval_every needs eval_data or eval_share, which tell on what")
+        if both := {x.resolve() for x in self.data} & {x.resolve() for x in self.eval_data}:
+            raise ValueError(f"{min(both)} is in data and in eval_data: it would be trained on")
+        if len(self.lora_targets) > 1 and "all-linear" in self.lora_targets:
+            raise ValueError("lora_targets has all-linear and others, which are among all")
         if self.packing and self.objective == "dpo":
             raise ValueError("packing is for sft: dpo compares texts row by row")
         if self.packing and self.method == "ptuning":

@@ -59,6 +59,15 @@ def test_targets_may_be_named(folders: dict[str, Path], tmp_path: Path) -> None:
         methods.add_lora(wrong, load(folders, "glm4"))
 
 
+def test_preferences_do_not_train_the_head(folders: dict[str, Path], tmp_path: Path) -> None:
+    """TRL never asks the layer itself for its logits."""
+    config = tuning.settings(tmp_path, folders["glm4"], tmp_path, lora_targets=["lm_head"])
+    model = load(folders, "glm4")
+    assert methods.lora_config(config, model).target_modules == {"lm_head"}
+    with pytest.raises(InvalidParameterError, match="'lm_head', the layer that makes logits"):
+        methods.lora_config(config.model_copy(update={"objective": "dpo"}), model)
+
+
 @pytest.mark.parametrize("family", ["glm4", "glm45", "chatglm"])
 def test_freeze_trains_the_last_layers(family: str, folders: dict[str, Path]) -> None:
     model = load(folders, family)

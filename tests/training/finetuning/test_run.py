@@ -278,6 +278,35 @@ def test_dpo_raises_the_margin(changes: dict[str, Any], model: Path, tmp_path: P
     assert mean(margins[-3:]) > 0.2
 
 
+@pytest.mark.parametrize(
+    ("family", "method"), [("chatglm", "lora"), ("chatglm", "ptuning"), ("glm45", "full")]
+)
+def test_dpo_of_other_networks(family: str, method: str, tmp_path: Path) -> None:
+    """Its log-probabilities pass by the network's own head and loss."""
+    path = tuning.tiny_model(tmp_path / "m", family)
+    rate = {"lora": 3e-2, "ptuning": 1.0, "full": 1e-3}[method]
+    config = tuning.settings(
+        tmp_path, path, tuning.preferences(tmp_path / "p.jsonl"), objective="dpo", method=method,
+        prefix_tokens=4, learning_rate=rate, schedule="constant", epochs=4,
+        gradient_checkpointing=method == "lora",
+    )  # fmt: skip
+    finetune(config)
+    margins = [step["rewards/margins"] for step in report(config.output)["losses"]]
+    # A prefix is another model from the start: it is random.
+    assert method == "ptuning" or margins[0] == pytest.approx(0, abs=1e-4)
+    assert mean(margins[-4:]) > mean(margins[:4]) + 0.1
+
+
+def test_a_prefix_is_trained_with_gradient_checkpointing(tmp_path: Path) -> None:
+    path = tuning.tiny_model(tmp_path / "m", "chatglm")
+    plain = tuning.settings(
+        tmp_path, path, tuning.answers(tmp_path / "a.jsonl"), method="ptuning", prefix_tokens=4,
+        learning_rate=0.3, max_steps=3,
+    )  # fmt: skip
+    again = plain.model_copy(update={"output": tmp_path / "again", "gradient_checkpointing": True})
+    assert finetune(again).losses == pytest.approx(finetune(plain).losses, rel=1e-5)
+
+
 @pytest.mark.parametrize("family", ["glm4", "chatglm"])
 def test_passes_of_a_step_are_one_batch(family: str, tmp_path: Path) -> None:
     path = tuning.tiny_model(tmp_path / "m", family)

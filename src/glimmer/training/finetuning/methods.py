@@ -84,6 +84,8 @@ def lora_config(config: FinetuneConfig, model: PreTrainedModel) -> Any:
 
     if config.lora_targets != [_ALL_LINEAR]:
         _check_targets(config.lora_targets, model)
+        if config.objective == "dpo":
+            _refuse_head(config.lora_targets, model)
         return settings(config.lora_targets)
     return settings(_linear_targets(settings(_linear_names(model)), model))
 
@@ -118,6 +120,18 @@ def _check_targets(targets: list[str], model: PreTrainedModel) -> None:
             raise InvalidParameterError(
                 f"lora_targets names {target!r}, but no linear layer of this model is called so; "
                 f"there are {', '.join(names)} (or {_ALL_LINEAR})."
+            )
+
+
+def _refuse_head(targets: list[str], model: PreTrainedModel) -> None:
+    """TRL multiplies by the head's own weights, past any adapter of it."""
+    head = model.get_output_embeddings()
+    names = [name for name, module in model.named_modules() if module is head]
+    for target in targets:
+        if any(name == target or name.endswith(f".{target}") for name in names):
+            raise InvalidParameterError(
+                f"lora_targets names {target!r}, the layer that makes logits, which dpo does not "
+                "train. Leave it out."
             )
 
 

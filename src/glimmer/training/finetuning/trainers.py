@@ -133,6 +133,10 @@ def make_trainer(
         for settings in trainer.model.peft_config.values():
             # PEFT asks a hub about a base that has a name; the result gets it when it is written.
             settings.base_model_name_or_path = ""
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                # TRL rounds it to bfloat16 over 4-bit weights, and small steps vanish there.
+                parameter.data = parameter.data.float()
     return trainer
 
 
