@@ -18,7 +18,10 @@ from glimmer.errors import (
     TrainingError,
 )
 from glimmer.training import finetune
+from glimmer.training.data import IGNORED
 from glimmer.training.finetuning.callbacks import LossGuard
+from glimmer.training.finetuning.dataset import read_rows
+from glimmer.training.text import open_text
 from tests.support import tuning
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -316,6 +319,40 @@ def test_passes_of_a_step_are_one_batch(family: str, tmp_path: Path) -> None:
         update={"output": tmp_path / "parts", "batch_size": 1, "gradient_accumulation": 4}
     )
     assert finetune(parts).losses == pytest.approx(finetune(whole).losses, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("glm4", {"batch_size": 1}), ("glm4", {"batch_size": 3}), ("glm4", {"packing": True}),
+     ("chatglm", {"batch_size": 3})],
+)  # fmt: skip
+def test_what_is_held_out_is_measured_by_its_tokens(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """However they are batched: a short answer counts less than a long one."""
+    path = tuning.tiny_model(tmp_path / "m", family)
+    data = tuning.answers(tmp_path / "a.jsonl")
+    held_out = tuning.answers(tmp_path / "b.jsonl", [*tuning.PAIRS[:4], ("who", "fox " * 20)])
+    config = tuning.settings(
+        tmp_path,
+        path,
+        data,
+        eval_data=held_out,
+        max_steps=1,
+        warmup=0,
+        learning_rate=1e-9,
+        **changes,
+    )
+    text = open_text(path)
+    model = hf.load(path, dtype="float32")
+    total, count = 0.0, 0
+    for row in read_rows(config.eval_data, config, text).rows:
+        labels = torch.tensor(row["labels"])
+        with torch.no_grad():
+            logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(logits, labels[1:], reduction="sum").item()
+        count += int((labels != IGNORED).sum())
+    assert finetune(config).eval_loss == pytest.approx(total / count, rel=1e-4)
 
 
 def test_gradient_checkpointing_changes_no_loss(model: Path, tmp_path: Path) -> None:

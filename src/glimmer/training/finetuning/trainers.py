@@ -81,7 +81,24 @@ class _Shared:
 
 
 class AnswerTrainer(_Shared, Trainer):
-    """Learns answers: the mean loss of all trained tokens of a step, whatever row they are in."""
+    """Learns answers: the mean loss of all trained tokens of a step, whatever row they are in; and
+    of all those that it evaluates on, of which a row has ``tokens_per_row`` on average."""
+
+    tokens_per_row = 1.0
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        if not model.training:
+            # transformers takes the mean of batches' means, row by row: a short answer would count
+            # as a long one. So a batch's sum is divided by what its rows have on average.
+            rows = len(inputs["input_ids"]) * self.accelerator.num_processes
+            num_items_in_batch = self.tokens_per_row * rows
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 
 class PreferenceTrainer(_Shared, DPOTrainer):
@@ -111,6 +128,8 @@ def make_trainer(
             train_dataset=train,
             eval_dataset=evaluate,
         )
+        if held_out is not None and evaluate is not None:
+            trainer.tokens_per_row = held_out.num_trained_tokens / len(evaluate)
     else:
         from glimmer import hf
 
