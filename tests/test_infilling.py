@@ -17,7 +17,7 @@ from glimmer import LLM, AsyncLLM, SamplingParams, export
 from glimmer.architecture import Architecture
 from glimmer.checkpoints import open_checkpoint
 from glimmer.errors import InvalidParameterError, PromptTooLongError
-from glimmer.infilling import BlankText, InfillMethod, InfillOutput, read_blanks
+from glimmer.infilling import BlankText, Infilling, InfillMethod, InfillOutput, read_blanks
 from glimmer.loader import LoadedModel
 from glimmer.native import BLOCK_SIZE
 from glimmer.outputs import RequestOutput, Timing, Usage
@@ -217,11 +217,54 @@ def test_a_stop_string_ends_a_fill(llm: LLM) -> None:
     assert found.fills[0].finish_reason == "stop"
 
 
-def filled(index: int, text: str, token_ids: tuple[int, ...], done: bool = True) -> RequestOutput:
+def filled(
+    index: int, text: str, token_ids: tuple[int, ...], stop_text: str | None = None
+) -> RequestOutput:
     return RequestOutput(
-        index=index, token_ids=token_ids, text=text, delta="", logprobs=None,
-        finish_reason="stop" if done else None, usage=Usage(0, 0), timing=Timing(0, 0, 0, None),
+        index=index, token_ids=token_ids, text=text, delta="", logprobs=None, finish_reason="stop",
+        usage=Usage(0, 0), timing=Timing(0, 0, 0, None), stop_text=stop_text,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("text", "written", "stop", "expected"),
+    [
+        ("今天[MASK]好[gMASK]", "人工智能。回答", "。", "今天人工智能好"),
+        ("今天[MASK]好[gMASK]", "人工智能", "人", "今天好"),
+        ("今天[MASK]好[gMASK]", "可以", "以", "今天可好"),  # amid a token, as those with "og"
+        ("the [MASK] cat[gMASK]", " lazy quick", " quick", "the lazy cat"),
+        ("the [MASK] cat[gMASK]", " lazy quick", "lazy", "the cat"),
+        ("the [MASK] cat[gMASK]", " dog", "og", "the d cat"),
+        ("the [MASK] cat[gMASK]", " lazy dog", "og", "the lazy d cat"),
+        ("the[MASK] cat[gMASK]", "m dog", "og", "them d cat"),
+    ],
+)
+def test_what_a_stop_string_leaves_is_what_the_next_blank_reads(
+    llm: LLM, method: InfillMethod, text: str, written: str, stop: str, expected: str
+) -> None:
+    """Its tokens are those of the text that is shown, without a space that is not there."""
+    tokenizer = llm.model.tokenizer
+    ids = llm.model.encode_blanks("[MASK]" + written)[1:]
+    infilling = Infilling(llm._session, text, GREEDY, method=method)
+    infilling.prepare()
+    shown = written.partition(stop)[0].removeprefix(" ")
+    output = infilling.take(filled(0, shown, tuple(ids), stop))
+    context = llm.model.encode_blanks(f"{expected}[gMASK]")
+    assert list(output.token_ids) == context
+    assert expected.startswith(output.text)
+    # The next blank, and what is given of its answer.
+    prompt = list(infilling.prepare().requests[0].prompt_token_ids)
+    start = tokens_of(llm.model).start
+    if method == "substitute":
+        assert prompt == [*context, start]
+    else:
+        before = len(llm.model.encode_blanks(text[: text.index("[MASK]")]))
+        fill = context[before : len(context) - len(infilling.text.token_ids) + before + 1]
+        assert prompt == [*infilling.text.token_ids, start, *fill, start]
+    done = infilling.take(filled(1, "", (tokens_of(llm.model).end,)))
+    assert done.text == expected
+    assert tokenizer.decode(done.token_ids) == expected
 
 
 @pytest.mark.parametrize(

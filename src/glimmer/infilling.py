@@ -58,7 +58,7 @@ class BlankText:
         text = ""
         for part, fill in zip(self.parts, fills, strict=False):
             text += _before_blank(part)
-            if text and fill.token_ids and _begins_with_space(fill.token_ids[0], tokenizer):
+            if text and fill.text and _begins_with_space(fill.token_ids, tokenizer):
                 text += " "
             text += fill.text
         if len(fills) == len(self.blanks) and all(f.finish_reason is not None for f in fills):
@@ -162,6 +162,8 @@ class Infilling:
             method = "parts" if blanks.several else "substitute"
         self.method: InfillMethod = method
         self._fills: list[RequestOutput] = []
+        self._kept: list[list[int]] = []
+        """Of each fill, the tokens that those after it are shown."""
         self._shown = 0
 
     @property
@@ -174,7 +176,6 @@ class Infilling:
         assert not self.is_finished
         number = len(self._fills)
         place = self.text.places[number]
-        filled = [self._kept_ids(fill) for fill in self._fills]
         if self.method == "substitute":
             context = self._substituted()
             place += len(context) - len(self.text.token_ids)
@@ -182,9 +183,9 @@ class Infilling:
             answer = [self._start_id]
         else:
             context = list(self.text.token_ids)
-            before = list(zip(self.text.places, filled, strict=False))
+            before = zip(self.text.places, self._kept, strict=False)
             spans = [*((blank, len(ids) + 1) for blank, ids in before), (place, 1)]
-            answer = [t for ids in filled for t in (self._start_id, *ids)] + [self._start_id]
+            answer = [t for ids in self._kept for t in (self._start_id, *ids)] + [self._start_id]
         layout = span_layout(len(context), spans)
         return self._session.prepare_layout(
             number, [*context, *answer], layout, self._params, self._priority, self._adapter
@@ -192,10 +193,11 @@ class Infilling:
 
     def take(self, output: RequestOutput) -> InfillOutput:
         """What the text is by now, with this output of the request that was prepared last."""
-        if self._is_between:
-            self._fills.append(output)
-        else:
-            self._fills[-1] = output
+        if not self._is_between:
+            self._fills.pop()
+            self._kept.pop()
+        self._fills.append(output)
+        self._kept.append(self._kept_ids(output))
         text = self.text.completed(self._fills, self._tokenizer)
         delta, self._shown = text[self._shown :], len(text)
         reason: FinishReason | None = None
@@ -220,17 +222,34 @@ class Infilling:
         """The text's tokens with what fills the first blanks in their place."""
         ids: list[int] = []
         last = 0
-        for place, fill in zip(self.text.places, self._fills, strict=False):
-            ids += [*self.text.token_ids[last:place], *self._kept_ids(fill)]
+        for place, kept in zip(self.text.places, self._kept, strict=False):
+            ids += [*self.text.token_ids[last:place], *kept]
             last = place + 1
         return ids + list(self.text.token_ids[last:])
 
     def _kept_ids(self, fill: RequestOutput) -> list[int]:
         """A fill's tokens without what ended it."""
         ids = list(fill.token_ids)
-        if fill.stop_text is not None:  # it may end amid a token
-            return self._tokenizer.encode(fill.text) if fill.text else []
+        if fill.stop_text is not None:
+            return self._cut_ids(ids, fill.text)
         return ids[:-1] if ids and ids[-1] in self._end_ids else ids
+
+    def _cut_ids(self, ids: list[int], text: str) -> list[int]:
+        """Of a fill that a stop string has cut to ``text``, perhaps amid a token: what is left of
+        that one is encoded as text that goes on."""
+
+        def written(count: int) -> str:
+            return self._tokenizer.decode(i for i in ids[:count] if i < self._tokenizer.vocab_size)
+
+        if not text:
+            return []
+        count = next(n for n in range(len(ids), -1, -1) if text.startswith(written(n)))
+        rest = text[len(written(count)) :]
+        if not rest:
+            return ids[:count]
+        if not count and _begins_with_space(ids, self._tokenizer):
+            return self._tokenizer.encode(rest)
+        return ids[:count] + self._session.model.encode_blanks(self.text.blanks[0] + rest)[1:]
 
 
 def _before_blank(part: str) -> str:
@@ -238,6 +257,8 @@ def _before_blank(part: str) -> str:
     return part[:-1] if part.endswith(" ") and not part.endswith("  ") else part
 
 
-def _begins_with_space(token_id: int, tokenizer: Tokenizer) -> bool:
+def _begins_with_space(token_ids: Sequence[int], tokenizer: Tokenizer) -> bool:
+    """Whether the first of them that is written at all does."""
     # A network may have rows for more tokens than its tokenizer knows.
-    return token_id < tokenizer.vocab_size and tokenizer.token_bytes(token_id).startswith(b" ")
+    known = (i for i in token_ids if i < tokenizer.vocab_size)
+    return next(filter(None, map(tokenizer.token_bytes, known)), b"").startswith(b" ")
