@@ -141,6 +141,36 @@ def test_the_two_ways_differ_in_the_second_blank_only_by_layout(llm: LLM) -> Non
     assert [f.token_ids for f in parts.fills] != [f.token_ids for f in substitute.fills]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_released_networks_read_that_a_text_ends(
+    llm: LLM, model: LoadedModel, tmp_path: Path, method: InfillMethod
+) -> None:
+    """As GLM's generate_samples.py, GLM-130B's generate.py and ChatGLM-6B's first tokenizer have
+    it: "</s>" behind a text that ends in no blank, once, in the context."""
+    end = model.tokenizer.special_tokens["</s>"]
+    start = tokens_of(model).start
+    text = "The [MASK] sat on [sMASK]."
+    context = [*model.encode_blanks(text), end]
+    infilling = Infilling(llm._session, text, GREEDY, method=method)
+    (request,) = infilling.prepare().requests
+    assert list(request.prompt_token_ids) == [*context, start]
+    assert request.layout is not None
+    assert request.layout.context_length == len(context)
+    first = infilling.take(filled(0, "cat", tuple(model.tokenizer.encode("cat"))))
+    assert end not in first.token_ids
+    (request,) = infilling.prepare().requests
+    assert request.prompt_token_ids.count(end) == 1
+    assert request.layout is not None
+    assert request.prompt_token_ids[request.layout.context_length - 1] == end
+    # An open text has no end; nor has one for a network that learnt without.
+    (request,) = Infilling(llm._session, text + "[gMASK]", GREEDY).prepare().requests
+    assert end not in request.prompt_token_ids
+    ours = glimmer.load(lively_folder(tmp_path / "ours", several_blanks=True), num_threads=1)
+    session = LLM(ours, max_model_len=512)._session
+    (request,) = Infilling(session, text, GREEDY, method=method).prepare().requests
+    assert list(request.prompt_token_ids) == [*context[:-1], start]
+
+
 def test_auto_is_what_the_network_was_trained_for(
     llm: LLM, model: LoadedModel, tmp_path: Path
 ) -> None:

@@ -10,6 +10,9 @@ that are left, and all that was filled before:
   in the text, which is read again for the next one. There is one blank being filled and one <sop>
   in every prompt, which is all that the official code of ChatGLM-6B can lay out.
 
+Behind a text that ends in no blank, released networks read the token that ends a text, as both
+programs have it (``TextModel.blank_text_end``).
+
 The releases of ChatGLM-6B do not tell with how many blanks they were trained, so "auto" takes
 "substitute" for them, and "parts" for networks whose config says that they learnt it.
 """
@@ -157,6 +160,9 @@ class Infilling:
         blanks = session.model.architecture.blanks
         assert blanks is not None, "read_blanks refuses such a network"
         self._start_id = blanks.start_id
+        is_open = self.text.places[-1] == len(self.text.token_ids) - 1
+        self._text_end = () if is_open else session.model.blank_text_end
+        """What stands behind the text in a prompt; no part of it."""
         self._end_ids = {*session.model.stop_token_ids, *self._params.stop_token_ids}
         if method == "auto":
             method = "parts" if blanks.several else "substitute"
@@ -186,6 +192,7 @@ class Infilling:
             before = zip(self.text.places, self._kept, strict=False)
             spans = [*((blank, len(ids) + 1) for blank, ids in before), (place, 1)]
             answer = [t for ids in self._kept for t in (self._start_id, *ids)] + [self._start_id]
+        context += self._text_end
         layout = span_layout(len(context), spans)
         return self._session.prepare_layout(
             number, [*context, *answer], layout, self._params, self._priority, self._adapter

@@ -131,6 +131,21 @@ class TextModel:
         return self._blank_texts.encode(self.tokenizer, text)
 
     @property
+    def blank_text_end(self) -> tuple[int, ...]:
+        """What the network expects behind a text that ends in no blank, before it fills one.
+
+        The releases expect the token that ends a text: GLM's generate_samples.py, GLM-130B's
+        generate.py and ChatGLM-6B's first tokenizer all add it. Our own networks have learnt
+        without. Raises as ``blank_tokens``, and TokenizerError if there is no tokenizer.
+        """
+        end = self._blank_texts.end
+        blanks = self.architecture.blanks
+        assert blanks is not None, "it fills blanks"
+        if blanks.several or end not in self.tokenizer.special_tokens:
+            return ()
+        return (self.tokenizer.special_tokens[end],)
+
+    @property
     def _blank_texts(self) -> BlankTexts:
         texts = self._family.blank_texts
         if texts is None or not self.architecture.fills_blanks:

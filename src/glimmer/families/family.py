@@ -44,6 +44,8 @@ class BlankTexts:
     """What stands for a blank in a text."""
     encode: Callable[[Tokenizer, str], list[int]]
     """Ids of a text in which they do. What follows a blank is read as the text that goes on."""
+    end: str
+    """The token that ends a text which ends in no blank, for networks that are released."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

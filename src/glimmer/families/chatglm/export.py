@@ -23,6 +23,7 @@ from glimmer.families.chatglm.tokenizer import (
     GMASK,
     MASK,
     START,
+    TEXT_END,
     ChatGLMTokenizer,
 )
 from glimmer.families.exporter import Exporter, FolderFormat
@@ -102,7 +103,7 @@ def official_tokenizer(tokenizer: ChatGLMTokenizer, _chat_template: str | None) 
         "tokenizer_class": "ChatGLMTokenizer",
         "bos_token": START,
         "eos_token": END,
-        "end_token": "</s>",
+        "end_token": TEXT_END,
         "gmask_token": GMASK,
         "mask_token": MASK,
         "pad_token": "<pad>",

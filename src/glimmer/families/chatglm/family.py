@@ -21,6 +21,7 @@ from glimmer.families.chatglm.tokenizer import (
     GMASK,
     PADDING,
     START,
+    TEXT_END,
     ChatGLMTokenizer,
     has_tokenizer,
     load_tokenizer,
@@ -159,7 +160,7 @@ FAMILY = Family(
     ),
     text_frame=text_frame,
     stop_token_ids=stop_token_ids,
-    blank_texts=BlankTexts(BLANKS, _encode_blanks),
+    blank_texts=BlankTexts(BLANKS, _encode_blanks, TEXT_END),
     sampling=MappingProxyType({"temperature": 0.95, "top_p": 0.7}),
     releases=RELEASES,
 )

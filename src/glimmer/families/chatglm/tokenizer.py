@@ -19,7 +19,7 @@ from glimmer.tokenizers.sentence_piece import SentencePieceDetokenizer
 from glimmer.tokenizers.text import no_such_token
 
 MASK, GMASK, SMASK, START, END = "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"
-PADDING = "<pad>"
+PADDING, TEXT_END = "<pad>", "</s>"
 BLANKS = (MASK, SMASK, GMASK)
 FILE = "ice_text.model"
 GGUF_MODEL = "glimmer.tokenizer.model"
