@@ -220,6 +220,13 @@ def test_a_base_has_its_own_tokenizer(tmp_path: Path) -> None:
         ({"preset": "6B"}, "preset"),
         ({"hidden": 100, "heads": 3}, "a multiple of 4"),
         ({"base": "x", "layers": 2, "hidden": 8}, "has its own layers, hidden"),
+        ({"base": "x", "preset": "5M"}, "base has its own preset"),
+        ({"base": "x", "vocab_size": 900}, "base has its own vocab_size"),
+        ({"tokenizer": "x", "vocab_size": 900}, "tokenizer has its own vocab_size"),
+        ({"held_out": "x", "held_out_share": 0.1}, "held_out or held_out_share, not both"),
+        ({"held_out_share": 0, "eval_every": 5}, "held_out_share is 0"),
+        ({"mix": {"mask": float("inf")}}, "mix.mask: Input should be a finite number"),
+        ({"warmup": float("inf")}, "warmup: Input should be a finite number"),
         ({"row_length": 512, "max_length": 256}, "may not exceed max_length"),
         ({"mix": {"mask": -1}}, "none below 0"),
         ({"mix": {"word": 1}}, "mix"),
@@ -235,7 +242,9 @@ def test_settings_of_a_file(tmp_path: Path) -> None:
     pytest.importorskip("yaml")
     file = tmp_path / "config.yaml"
     file.write_text("data: texts\noutput: out\npreset: 10M\nlayers: 3\nmix: {mask: 1, gmask: 1}\n")
+    file.write_text(file.read_text() + "mixed_precision: no\n")  # false, as YAML reads it
     config = load_pretrain_config(file, {"steps": 7, "output": "other"})
+    assert config.mixed_precision == "no"
     assert (config.steps, config.output) == (7, Path("other"))
     assert config.size == PRESETS["10M"].model_copy(update={"layers": 3})
     assert config.objective.mix == {"mask": 1, "gmask": 1}

@@ -94,7 +94,8 @@ class Objective:
                 f"proportions of {', '.join(KINDS)}, none below 0 and one above",
             ),
             "masked_share": (0 < self.masked_share <= 1, "above 0 and at most 1"),
-            "mean_span_length": (0 < self.mean_span_length <= 100, "above 0 and at most 100"),
+            # Lengths are drawn until one is not 0, which takes ever longer towards 0.
+            "mean_span_length": (0.1 <= self.mean_span_length <= 100, "from 0.1 to 100"),
             "gmask_share": (0 < low <= high <= 1, "a smallest and a largest share, 0 to 1"),
         }
         for name, (is_allowed, allowed) in rules.items():

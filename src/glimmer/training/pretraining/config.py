@@ -38,10 +38,20 @@ PRESETS: Mapping[Preset, Size] = MappingProxyType(
 )
 
 
+# What a value brings along, which cannot be given beside it.
+_OWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "base": ("preset", "layers", "hidden", "heads", "inner", "max_length", "tokenizer",
+                 "vocab_size", "character_coverage"),
+        "tokenizer": ("vocab_size", "character_coverage"),
+    }
+)  # fmt: skip
+
+
 class PretrainConfig(BaseModel):
     """Every key of a pre-training run. Paths are relative to the working directory."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     data: list[Path] = Field(
         min_length=1,
@@ -129,17 +139,27 @@ class PretrainConfig(BaseModel):
         """A single path may stand without the brackets of a list."""
         if not isinstance(values, Mapping):
             return values
-        return {
+        made = {
             key: [value] if key in ("data", "held_out") and isinstance(value, str | Path) else value
             for key, value in values.items()
         }
+        if made.get("mixed_precision") is False:
+            made["mixed_precision"] = "no"  # which YAML 1.1 takes for false
+        return made
 
     @model_validator(mode="after")
     def _fits_together(self) -> PretrainConfig:
-        sizes = [name for name in ("layers", "hidden", "heads", "inner", "max_length", "tokenizer")
-                 if getattr(self, name) is not None]  # fmt: skip
-        if self.base is not None and sizes:
-            raise ValueError(f"base has its own {', '.join(sizes)}: leave one of them out")
+        for name, own in _OWN.items():
+            given = [key for key in own if key in self.model_fields_set and getattr(self, key)]
+            if getattr(self, name) and given:
+                raise ValueError(f"{name} has its own {', '.join(given)}: leave one of them out")
+        if self.held_out and self.held_out_share and "held_out_share" in self.model_fields_set:
+            raise ValueError("give held_out or held_out_share, not both")
+        if self.eval_every and not self.held_out and not self.held_out_share:
+            raise ValueError(
+                "eval_every measures on texts that are held out, but held_out_share is 0 and "
+                "held_out names none"
+            )
         if self.max_length is not None and self.row_length > self.max_length:
             raise ValueError(
                 f"row_length ({self.row_length}) may not exceed max_length ({self.max_length})"
