@@ -61,6 +61,24 @@ def test_a_trained_tokenizer_is_of_chatglms_kind(tokenizer: ChatGLMTokenizer) ->
     assert again.model_bytes == tokenizer.model_bytes
 
 
+def test_a_tokenizer_does_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of a run may each train one, on machines with other numbers of cores."""
+    from pydoc_data.topics import topics
+
+    texts = list(topics.values())[:20]
+    made = set()
+    for cores in (1, 4):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        made.add(train_tokenizer(texts, MIN_VOCAB_SIZE + 400).model_bytes)
+    assert len(made) == 1
+
+
+def test_a_text_without_line_breaks_is_learnt_from() -> None:
+    line = "人工智能助手可以回答问题。" * 4000  # 156 KB
+    tokenizer = train_tokenizer([line, *TEXTS], MIN_VOCAB_SIZE + 60, character_coverage=1.0)
+    assert len(tokenizer.encode("人工智能助手可以回答问题。")) <= 3
+
+
 def test_what_cannot_be_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(InvalidParameterError, match=f"at least {MIN_VOCAB_SIZE}"):
         train_tokenizer(TEXTS, 300)

@@ -9,7 +9,6 @@ and the file itself tell them.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 
 import sentencepiece
@@ -33,6 +32,9 @@ _USERS = (NEWLINE, TAB, *(spaces(n) for n in range(2, 81)))
 _NUM_RESERVED = 4 + len(CONTROLS) + len(_USERS) + 256
 MIN_VOCAB_SIZE = _NUM_RESERVED + 64
 _MAX_LINE_BYTES = 1 << 16
+"""Longer ones are cut: SentencePiece would leave them out."""
+_NUM_THREADS = 16
+"""The tokenizer depends on it, as sums of floats do on their order, so it is not the machine's."""
 
 
 def train_tokenizer(
@@ -42,7 +44,8 @@ def train_tokenizer(
     character_coverage: float = 0.9995,
     max_lines: int = 2_000_000,
 ) -> ChatGLMTokenizer:
-    """A tokenizer of at most ``vocab_size`` tokens. The same texts give the same one.
+    """A tokenizer of at most ``vocab_size`` tokens. The same texts give the same one, whatever the
+    machine.
 
     ``character_coverage`` is the share of the characters in the texts that get a piece of their
     own; others are written in bytes. Of more than ``max_lines`` lines, the first are read.
@@ -73,7 +76,7 @@ def train_tokenizer(
             pad_id=3,
             control_symbols=list(CONTROLS),
             user_defined_symbols=list(_USERS),
-            num_threads=os.cpu_count() or 1,
+            num_threads=_NUM_THREADS,
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -94,4 +97,5 @@ def _lines(texts: Iterable[str], max_lines: int) -> Iterator[str]:
                 if count == max_lines:
                     return
                 count += 1
-                yield line
+                for start in range(0, len(line), _MAX_LINE_BYTES // 4):  # 4 bytes each at most
+                    yield line[start : start + _MAX_LINE_BYTES // 4]
