@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 from glimmer import LLM, SamplingParams, load
 from glimmer.cli.main import main
-from glimmer.errors import InvalidParameterError
+from glimmer.errors import InvalidParameterError, UsageError
 from glimmer.training.blank_infilling import IGNORED, KINDS, Objective, corrupt, pack
 from glimmer.training.pretraining.config import PretrainConfig, load_pretrain_config
 from tests.support.reference import Network
@@ -254,6 +255,99 @@ def test_a_resumed_run_has_the_same_losses(
         pretrain(again)
     with pytest.raises(InvalidParameterError, match="no checkpoint to resume from"):
         pretrain(again.model_copy(update={"output": tmp_path / "new"}), resume=True)
+
+
+def test_passes_of_a_step_add_up(finished: tuple[PretrainConfig, Any], tmp_path: Path) -> None:
+    """Four rows twice are eight at once."""
+    from glimmer.training import pretrain
+
+    config, twice = finished
+    given = {"batch_size": 8, "gradient_accumulation": 1, "output": tmp_path / "out"}
+    once = pretrain(config.model_copy(update=given))
+    for one, two in zip(once.losses, twice.losses, strict=True):
+        told = {key: value for key, value in two.items() if key.endswith(("loss", "norm"))}
+        assert {key: one[key] for key in told} == pytest.approx(told, rel=1e-4)
+
+
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
+    finished: tuple[PretrainConfig, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glimmer.training import pretrain
+    from glimmer.training.pretraining.trainer import BlankTrainer
+
+    config, whole = finished
+    again = config.model_copy(update={"output": tmp_path / "out"})
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, BlankTrainer, 7)
+        stopped = pretrain(again)
+    assert stopped.model is None
+    assert stopped.steps == 4  # of two passes each
+    assert stopped.checkpoint == again.output / "checkpoints" / "checkpoint-4"
+    assert not json.loads((again.output / "report.json").read_text())["finished"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InvalidParameterError, match="begun with 1 processes, and not with 2"):
+        pretrain(again, resume=True)
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(InvalidParameterError, match=r"--resume goes on .* and --force replaces"):
+        pretrain(again, resume=True, overwrite=True)
+    resumed = pretrain(again, resume=True)
+    assert [e["loss"] for e in resumed.losses] == [e["loss"] for e in whole.losses]
+    assert resumed.scores == whole.scores
+    # One that ended before its model was written.
+    shutil.rmtree(again.output / "model")
+    assert pretrain(again, resume=True).scores == whole.scores
+    assert load(again.output / "model", num_threads=1).architecture.num_layers == 2
+    (again.output / "checkpoints" / "run.json").unlink()
+    with pytest.raises(InvalidParameterError, match=r"run.json, which tells what .* be read"):
+        pretrain(again, resume=True)
+
+
+def interrupt_at(patch: pytest.MonkeyPatch, trainer: Any, number: int) -> None:
+    """Ctrl-C in the pass of this number."""
+    original, passes = trainer.compute_loss, []
+
+    def compute_loss(self: Any, *args: Any, **values: Any) -> Any:
+        passes.append(1)
+        if len(passes) == number:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *args, **values)
+
+    patch.setattr(trainer, "compute_loss", compute_loss)
+
+
+def test_nothing_is_deleted_before_a_run_is_sure_to_begin(
+    finished: tuple[PretrainConfig, Any], tmp_path: Path
+) -> None:
+    from glimmer.training import pretrain
+
+    config, result = finished
+    output = tmp_path / "out"
+    shutil.copytree(config.output, output)
+    again = settings(tmp_path, output=output)
+
+    def refused(given: PretrainConfig, said: str, error: type[Exception] = UsageError) -> None:
+        before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+        with pytest.raises(error, match=said):
+            pretrain(given, overwrite=True)
+        assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
+
+    refused(again.model_copy(update={"vocab_size": 100}), "vocab_size must be at least")
+    refused(again.model_copy(update={"tokenizer": tmp_path}), "no ice_text.model")
+    inside = {"base": str(output / "model"), "held_out_share": 0.0}
+    refused(again.model_copy(update=inside), "which this run would replace")
+    # Someone's own folder, that happens to hold one of the same name.
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    (tmp_path / "own" / "model" / "thesis.txt").write_text("years of work")
+    refused(again.model_copy(update={"output": tmp_path / "own"}), "not the folder of a run")
+    # What failed stands in nobody's way.
+    fresh = again.model_copy(update={"output": tmp_path / "new", "vocab_size": 100})
+    refused(fresh, "vocab_size must be at least")
+    made = pretrain(fresh.model_copy(update={"vocab_size": 480, "steps": 1}))
+    assert made.steps == 1
+    (fresh.output / "model" / "of_before").touch()
+    pretrain(fresh.model_copy(update={"vocab_size": 480, "steps": 2}), overwrite=True)
+    assert not (fresh.output / "model" / "of_before").exists()
+    assert result.model.is_dir()
 
 
 def test_training_goes_on_with_a_model(

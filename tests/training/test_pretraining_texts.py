@@ -28,11 +28,12 @@ from glimmer.training.pretraining.measures import Score, to_metrics, unigram_sco
 from glimmer.training.pretraining.texts import (
     blank_tokens,
     encode,
-    find_tokenizer,
+    known_tokenizer,
     read_tokenizer,
     split_documents,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [
     f"The {animal} sat on the {place}. It was {size}!\n\tThen  it went to sleep, on os.path {n}.\n"
     for n, animal in enumerate(("cat", "dog", "fox", "fish", "quick brown bird"))
@@ -159,6 +160,12 @@ def test_every_text_comes_once_in_a_pass(tokenizer: ChatGLMTokenizer) -> None:
     assert np.mean([np.count_nonzero(row.pieces != PADDING) for row in made]) > 0.6 * 96
 
 
+def test_texts_that_are_all_too_short(tokenizer: ChatGLMTokenizer) -> None:
+    marks = SentenceMarks.of(tokenizer)
+    with pytest.raises(InvalidParameterError, match="texts that are held out hold no document of"):
+        Corpus(encode(["x"], tokenizer), marks, Objective(), 96, name="texts that are held out")
+
+
 def test_rows_depend_on_seed_and_number_alone(tokenizer: ChatGLMTokenizer) -> None:
     first, second = (rows_of(tokenizer, TEXTS, seed=1) for _ in range(2))
     count = first.rows_per_pass
@@ -214,19 +221,26 @@ def test_documents_are_held_out(tmp_path: Path) -> None:
     (tmp_path / "one" / "a.txt").write_text("alone")
     with pytest.raises(InvalidParameterError, match="no text to train on"):
         split_documents(config_of(tmp_path, data=tmp_path / "one"))
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(InvalidParameterError, match=r"empty.txt: there is no text to measure on"):
+        split_documents(config_of(tmp_path, held_out=tmp_path / "empty.txt"))
 
 
 def test_a_base_has_its_own_tokenizer(tmp_path: Path) -> None:
     from tests.test_export import folder
 
     glm = folder(tmp_path, "chatglm", "official")
-    found = find_tokenizer(config_of(tmp_path, base=str(glm)), [])
+    found = known_tokenizer(config_of(tmp_path, base=str(glm), row_length=256))
+    assert found is not None
     assert found.model_bytes == (glm / "ice_text.model").read_bytes()
-    named = find_tokenizer(config_of(tmp_path, tokenizer=glm), [])
+    named = known_tokenizer(config_of(tmp_path, tokenizer=glm))
+    assert named is not None
     assert named.special_tokens == found.special_tokens
+    with pytest.raises(InvalidParameterError, match=r"row_length is 257, but .* of 256 tokens"):
+        known_tokenizer(config_of(tmp_path, base=str(glm), row_length=257))
     other = folder(tmp_path, "glm4_0414", "native")
     with pytest.raises(InvalidParameterError, match="goes on with ChatGLM-6B"):
-        find_tokenizer(config_of(tmp_path, base=str(other)), [])
+        known_tokenizer(config_of(tmp_path, base=str(other)))
 
 
 @pytest.mark.parametrize(
@@ -254,6 +268,14 @@ def test_a_base_has_its_own_tokenizer(tmp_path: Path) -> None:
 def test_wrong_settings(tmp_path: Path, values: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidParameterError, match=said):
         config_of(tmp_path, **values)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples" / "pretrain").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_the_examples_are_allowed(path: Path) -> None:
+    pytest.importorskip("yaml")
+    assert load_pretrain_config(path).steps > 0
 
 
 def test_settings_of_a_file(tmp_path: Path) -> None:

@@ -127,8 +127,14 @@ class Corpus:
         marks: SentenceMarks,
         objective: Objective,
         row_length: int,
+        *,
+        name: str = "texts",
     ) -> None:
-        """Raises InvalidParameterError: no document is long enough."""
+        """``name`` is what errors call the documents.
+
+        Raises:
+            InvalidParameterError: no document is long enough.
+        """
         self._marks = marks
         longest = max(n for n in range(1, row_length + 1) if objective.longest(n) <= row_length)
         self.texts = [
@@ -139,8 +145,8 @@ class Corpus:
         ]
         if not self.texts:
             raise InvalidParameterError(
-                f"The texts hold nothing to learn from: no document has {MIN_DOCUMENT_TOKENS} "
-                "tokens."
+                f"The {name} hold no document of {MIN_DOCUMENT_TOKENS} tokens, but shorter ones "
+                "leave nothing to predict by."
             )
         self.num_tokens = sum(map(len, self.texts))
 

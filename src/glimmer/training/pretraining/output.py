@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,18 @@ from glimmer.checkpoints.atomic import new_file, new_folder
 from glimmer.errors import InvalidParameterError
 from glimmer.families.chatglm.export import SEVERAL_BLANKS, official_tokenizer
 from glimmer.families.chatglm.tokenizer import ChatGLMTokenizer
-from glimmer.training.finetuning.outputs import CHECKPOINTS, TENSORBOARD
+from glimmer.training.finetuning.outputs import (
+    CHECKPOINTS,
+    RUN_FILE,
+    TENSORBOARD,
+    check_output,
+    clear_output,
+)
 from glimmer.training.finetuning.resumption import require_checkpoint
 from glimmer.training.pretraining.config import PretrainConfig
 
 MODEL, TOKENIZER = "model", "tokenizer"
-REPORT, RUN = "report.json", "run.json"
+REPORT = "report.json"
 # Keys that change nothing of the losses: a run that goes on may have other values.
 _FREE_KEYS = frozenset(
     {"output", "log_every", "eval_every", "save_every", "keep_checkpoints", "tensorboard",
@@ -25,36 +31,60 @@ _FREE_KEYS = frozenset(
 )  # fmt: skip
 
 
-def prepare(config: PretrainConfig, data_sha256: str, *, overwrite: bool) -> None:
+def check(config: PretrainConfig, *, resume: bool, overwrite: bool) -> Path | None:
+    """The checkpoint to go on from, if that is wanted. Changes nothing.
+
+    Raises:
+        InvalidParameterError: the folder is not to be written to, or holds no checkpoint.
+    """
+    if resume and overwrite:
+        raise InvalidParameterError(
+            f"--resume goes on with the run in {config.output}, and --force replaces it: give one "
+            "of them."
+        )
+    if resume:
+        return require_checkpoint(config.output)
+    if int(os.environ.get("RANK", "0")) == 0:  # the others see what it makes
+        inputs: list[str | Path] = [*config.data, *config.held_out]
+        inputs += [given for given in (config.base, config.tokenizer) if given is not None]
+        check_output(config.output, inputs, overwrite=overwrite, report=REPORT)
+    return None
+
+
+def begin(
+    config: PretrainConfig, data_sha256: str, processes: int, tokenizer: ChatGLMTokenizer
+) -> None:
     """Make the folder, or clear what an earlier run left in it, and note what is begun.
 
     Raises:
-        InvalidParameterError: it holds something, which is not to be overwritten.
+        OutputError: it cannot be written.
     """
-    output = config.output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        if not overwrite:
-            raise InvalidParameterError(
-                f"{output} exists already. Go on with its run by --resume, replace it with "
-                "--force, or give another name."
-            )
-        for folder in (CHECKPOINTS, MODEL, TOKENIZER, TENSORBOARD):
-            shutil.rmtree(output / folder, ignore_errors=True)
-    (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    run = {"config": config.model_dump(mode="json"), "data": data_sha256}
-    _write_json(output / CHECKPOINTS / RUN, run)
+    clear_output(config.output, (CHECKPOINTS, MODEL, TOKENIZER, TENSORBOARD))
+    run = {
+        "config": config.model_dump(mode="json"),
+        "data": data_sha256,
+        "processes": processes,
+    }
+    _write_json(config.output / CHECKPOINTS / RUN_FILE, run)
+    write_tokenizer(tokenizer, config.output / TOKENIZER)
 
 
-def check_resumed(config: PretrainConfig, data_sha256: str) -> Path:
-    """The checkpoint to go on from.
+def check_resumed(config: PretrainConfig, data_sha256: str, processes: int) -> None:
+    """Refuse to go on with what would have other losses.
 
     Raises:
-        InvalidParameterError: there is none, or the run was begun with something else.
+        InvalidParameterError: the run was begun with something else, or does not tell with what.
     """
-    checkpoint = require_checkpoint(config.output)
-    before = json.loads((config.output / CHECKPOINTS / RUN).read_text(encoding="utf-8"))
+    file = config.output / CHECKPOINTS / RUN_FILE
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        old, old_data = before["config"], before["data"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidParameterError(
+            f"{file}, which tells what the run was begun with, cannot be read ({error!r:.80}). "
+            "Begin anew with --force."
+        ) from error
     now = config.model_dump(mode="json")
-    old = before["config"]
     changed = [key for key in now if key not in _FREE_KEYS and old.get(key) != now[key]]
     if changed:
         told = ", ".join(f"{key} {old.get(key)!r:.60} -> {now[key]!r:.60}" for key in changed)
@@ -62,12 +92,17 @@ def check_resumed(config: PretrainConfig, data_sha256: str) -> Path:
             f"The run in {config.output} was begun with other settings ({told}). Resume it with "
             "what it was begun with, or begin anew (--force)."
         )
-    if before["data"] != data_sha256:
+    if old_data != data_sha256:
         raise InvalidParameterError(
             f"The run in {config.output} was begun with other texts than "
             f"{', '.join(map(str, config.data))} hold now. Begin anew with --force."
         )
-    return checkpoint
+    if (begun := before.get("processes", processes)) != processes:
+        raise InvalidParameterError(
+            f"The run in {config.output} was begun with {begun} processes, and not with "
+            f"{processes}: a step would have other rows. Start as many again, or begin anew "
+            "(--force)."
+        )
 
 
 def write_tokenizer(tokenizer: ChatGLMTokenizer, folder: Path) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from glimmer.families.chatglm.tokenizer import ChatGLMTokenizer
-from glimmer.training.blank_infilling import KINDS, BlankTokens, Kind, Row
-from glimmer.training.finetuning.callbacks import LossGuard, ProgressBar, StopOnSignal
+from glimmer.training.blank_infilling import KINDS, Kind, Row
+from glimmer.training.finetuning.callbacks import (
+    LossGuard,
+    OwnIntervals,
+    ProgressBar,
+    StopOnSignal,
+)
+from glimmer.training.finetuning.devices import (
+    num_processes,
+)
 from glimmer.training.finetuning.outputs import CHECKPOINTS, TENSORBOARD
 from glimmer.training.finetuning.quiet import quiet_libraries
 from glimmer.training.finetuning.resumption import last_checkpoint
@@ -72,66 +80,52 @@ def pretrain(
         TrainingError: the loss is no number.
         OutputError: a file could not be written.
     """
+    checkpoint = output.check(config, resume=resume, overwrite=overwrite)
     documents, held_out = texts.split_documents(config)
     data = texts.digest(documents)
-    checkpoint = None
-    if resume:
-        checkpoint = output.check_resumed(config, data)
-    elif _is_first():
-        output.prepare(config, data, overwrite=overwrite)
+    if checkpoint is not None:
+        output.check_resumed(config, data, num_processes())
     console = console or Console(stderr=True)
     with quiet_libraries():
-        return _train(config, documents, held_out, checkpoint, console)
-
-
-def _is_first() -> bool:
-    """Of the processes of this run."""
-    return int(os.environ.get("RANK", "0")) == 0
+        return _train(config, documents, held_out, data, checkpoint, console)
 
 
 def _train(
     config: PretrainConfig,
     documents: list[str],
     held_out: list[str],
+    data_sha256: str,
     checkpoint: Path | None,
     console: Console,
 ) -> Pretrained:
-    if checkpoint is not None:
-        tokenizer = texts.read_tokenizer(config.output / output.TOKENIZER)
-    else:
-        with console.status("Reading the texts ..."):
-            tokenizer = texts.find_tokenizer(config, documents)
-        if _is_first():
-            output.write_tokenizer(tokenizer, config.output / output.TOKENIZER)
-    tokens = texts.blank_tokens(tokenizer)
-    pad_id = tokenizer.special_tokens.get("<pad>", tokens.end)
-    marks = SentenceMarks.of(tokenizer)
-
-    def corpus(of: list[str]) -> Corpus:
-        encoded = texts.encode(of, tokenizer)
-        return Corpus(encoded, marks, config.objective, config.row_length)
-
-    training = corpus(documents)
-    rows = TrainingRows(training, config.objective, tokens, config.row_length, pad_id, config.seed)
+    arguments = training_arguments(config, config.output / CHECKPOINTS, measures=bool(held_out))
+    with console.status("Reading the texts ..."):
+        if checkpoint is None:
+            tokenizer = _tokenizer(config, documents, arguments)
+        else:
+            tokenizer = texts.read_tokenizer(config.output / output.TOKENIZER)
+        rows, measured = _rows(config, documents, held_out, tokenizer)
+    tokens = rows.tokens
     if config.base is not None:
         model = known_network(config.base)
     else:
-        model = new_network(config, tokens, tokenizer.vocab_size, pad_id)
-    measured = _held_out_rows(config, corpus(held_out), rows) if held_out else {}
-    trainer, callbacks = _trainer(config, model, tokenizer, rows, measured, tokens, console)
+        model = new_network(config, tokens, tokenizer.vocab_size, rows.pad_id)
+    trainer, (stop, bar) = _trainer(config, arguments, model, tokenizer, rows, measured, console)
+    is_main = trainer.is_world_process_zero()
+    # Nothing is deleted before the run is sure to begin.
+    if is_main and checkpoint is None:
+        output.begin(config, data_sha256, arguments.world_size, tokenizer)
     started = time.monotonic()
-    stop, bar = callbacks
     with stop.listening(), bar:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     scores: Mapping[Kind, Score] = {}
     target = config.output / output.MODEL
-    is_main = trainer.is_world_process_zero()
     if not stop.stopped:
         scores = trainer.measure()
         if is_main:
             unwrapped = trainer.accelerator.unwrap_model(trainer.model)
             output.write_model(unwrapped, tokenizer, target)
-    counts = training.counts(model.config.vocab_size)
+    counts = rows.corpus.counts(model.config.vocab_size)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     result = Pretrained(
         model=None if stop.stopped else target,
@@ -141,13 +135,66 @@ def _train(
         scores=scores,
         unigram={k: unigram_score(v, counts, tokens.end) for k, v in measured.items()},
         num_parameters=model.num_parameters(),
-        num_tokens=training.num_tokens,
+        num_tokens=rows.corpus.num_tokens,
         seconds=time.monotonic() - started,
         is_main=is_main,
     )
     if is_main:
         output.write_report(config.output, _report(result, config, trainer, rows))
     return result
+
+
+def _tokenizer(
+    config: PretrainConfig, documents: list[str], arguments: TrainingArguments
+) -> ChatGLMTokenizer:
+    """The one that is given, or one that the first process trains and the others get."""
+    if (known := texts.known_tokenizer(config)) is not None:
+        return known
+    data = b""
+    if arguments.process_index == 0:
+        data = texts.trained_tokenizer(config, documents).model_bytes
+    return texts.tokenizer_from(_from_first(data, arguments), "the new tokenizer")
+
+
+def _from_first(data: bytes, arguments: TrainingArguments) -> bytes:
+    """What the first process has, in each."""
+    if arguments.world_size == 1:
+        return data
+    size = torch.tensor(len(data), device=arguments.device)
+    torch.distributed.broadcast(size, 0)
+    sent = torch.zeros(int(size), dtype=torch.uint8, device=arguments.device)
+    if arguments.process_index == 0:
+        sent.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    torch.distributed.broadcast(sent, 0)
+    return sent.cpu().numpy().tobytes()
+
+
+def _rows(
+    config: PretrainConfig,
+    documents: list[str],
+    held_out: list[str],
+    tokenizer: ChatGLMTokenizer,
+) -> tuple[TrainingRows, Mapping[Kind, list[Row]]]:
+    """What is trained on, and what is measured on."""
+    tokens = texts.blank_tokens(tokenizer)
+    pad_id = tokenizer.special_tokens.get("<pad>", tokens.end)
+    marks = SentenceMarks.of(tokenizer)
+
+    def corpus(of: list[str], name: str) -> Corpus:
+        encoded = texts.encode(of, tokenizer)
+        return Corpus(encoded, marks, config.objective, config.row_length, name=name)
+
+    rows = TrainingRows(
+        corpus(documents, "texts"),
+        config.objective,
+        tokens,
+        config.row_length,
+        pad_id,
+        config.seed,
+    )
+    if not held_out:
+        return rows, {}
+    return rows, _held_out_rows(config, corpus(held_out, "texts that are held out"), rows)
 
 
 def _held_out_rows(
@@ -167,35 +214,33 @@ def _held_out_rows(
 
 def _trainer(
     config: PretrainConfig,
+    arguments: TrainingArguments,
     model: BlankInfillingNetwork,
     tokenizer: ChatGLMTokenizer,
     rows: TrainingRows,
     held_out: Mapping[Kind, list[Row]],
-    tokens: BlankTokens,
     console: Console,
 ) -> tuple[BlankTrainer, tuple[StopOnSignal, ProgressBar]]:
-    checkpoints = config.output / CHECKPOINTS
-    arguments = training_arguments(config, checkpoints, measures=bool(held_out))
     per_step = config.batch_size * config.gradient_accumulation * arguments.world_size
     trainer = BlankTrainer(
         model=model,
         args=arguments,
         train_dataset=RowDataset(rows, config.steps * per_step),
         held_out=held_out,
-        end_id=tokens.end,
+        end_id=rows.tokens.end,
     )
     trainer.remove_callback(PrinterCallback)  # it writes to standard output
     stop, bar = StopOnSignal(), ProgressBar(console)
     # The guard on the loss comes before what would save: it ends the run first.
     guard = LossGuard(scaled=config.mixed_precision == "fp16")
-    for callback in (guard, stop, bar, _CompleteCheckpoints(tokenizer)):
+    for callback in (guard, OwnIntervals(), stop, bar, _CompleteCheckpoints(tokenizer)):
         trainer.add_callback(callback)
     if config.tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
 
-        writer = SummaryWriter(str(config.output / TENSORBOARD))
-        trainer.add_callback(TensorBoardCallback(writer))
+        board = TensorBoardCallback()
+        board.logging_dir = str(config.output / TENSORBOARD)
+        trainer.add_callback(board)
     return trainer, (stop, bar)
 
 
@@ -212,7 +257,10 @@ class _CompleteCheckpoints(TrainerCallback):
 
 
 def _report(
-    result: Pretrained, config: PretrainConfig, trainer: BlankTrainer, rows: TrainingRows
+    result: Pretrained,
+    config: PretrainConfig,
+    trainer: BlankTrainer,
+    rows: TrainingRows,
 ) -> dict[str, Any]:
     return {
         "finished": result.model is not None,

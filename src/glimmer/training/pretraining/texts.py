@@ -38,6 +38,10 @@ def split_documents(config: PretrainConfig) -> tuple[list[str], list[str]]:
     documents = list(read_documents(config.data, config.text_field))
     if config.held_out:
         held_out = list(read_documents(config.held_out, config.text_field))
+        if not held_out:
+            raise InvalidParameterError(
+                f"{', '.join(map(str, config.held_out))}: there is no text to measure on."
+            )
     else:
         order = np.random.default_rng([config.seed, 3]).permutation(len(documents))
         count = round(config.held_out_share * len(documents))
@@ -61,33 +65,42 @@ def digest(documents: Iterable[str]) -> str:
     return total.hexdigest()
 
 
-def find_tokenizer(config: PretrainConfig, documents: Iterable[str]) -> ChatGLMTokenizer:
-    """The base's, the one that is named, or a new one.
+def known_tokenizer(config: PretrainConfig) -> ChatGLMTokenizer | None:
+    """The base's, or the one that is named; None where one is to be trained.
 
     Raises:
         ModelNotFoundError: there is no such file.
-        InvalidParameterError: the base is of another kind, or has a trained prefix.
+        InvalidParameterError: the base is of another kind, has a trained prefix, or takes shorter
+            texts.
         TokenizerError: a broken file.
     """
     if config.base is not None:
-        return _tokenizer_of(config.base)
-    if config.tokenizer is not None:
-        return read_tokenizer(config.tokenizer)
+        return _tokenizer_of(config.base, config.row_length)
+    return None if config.tokenizer is None else read_tokenizer(config.tokenizer)
+
+
+def trained_tokenizer(config: PretrainConfig, documents: Iterable[str]) -> ChatGLMTokenizer:
+    """Raises InvalidParameterError: texts or a size that give none."""
     return train_tokenizer(
         documents, config.vocab_size, character_coverage=config.character_coverage
     )
 
 
 def read_tokenizer(folder: Path) -> ChatGLMTokenizer:
-    """From a folder with ice_text.model; raises as ``find_tokenizer``."""
+    """From a folder with ice_text.model; raises as ``known_tokenizer``."""
     file = folder / FILE
     if not file.is_file():
         raise ModelNotFoundError(f"There is no {FILE} in {folder}.")
-    data = file.read_bytes()
-    pieces = SentencePieceTokenizer(load_model(data, str(file)), model_bytes=data)
     settings = folder / "tokenizer_config.json"
     images = read_object(settings).get("num_image_tokens", 0) if settings.is_file() else 0
-    tokenizer = ChatGLMTokenizer(pieces, images)
+    return tokenizer_from(file.read_bytes(), str(file), images)
+
+
+def tokenizer_from(data: bytes, what: str, num_image_tokens: int = 0) -> ChatGLMTokenizer:
+    """Of the bytes of an ice_text.model, which errors call ``what``; raises as
+    ``known_tokenizer``."""
+    pieces = SentencePieceTokenizer(load_model(data, what), model_bytes=data)
+    tokenizer = ChatGLMTokenizer(pieces, num_image_tokens)
     blank_tokens(tokenizer)
     return tokenizer
 
@@ -108,7 +121,7 @@ def encode(documents: Sequence[str], tokenizer: ChatGLMTokenizer) -> list[npt.ND
     return [np.array(tokenizer.encode(text), np.int32) for text in documents]
 
 
-def _tokenizer_of(model: str) -> ChatGLMTokenizer:
+def _tokenizer_of(model: str, row_length: int) -> ChatGLMTokenizer:
     path, _ = find_file(model)
     with open_checkpoint(path) as checkpoint:
         family = recognise(checkpoint)
@@ -122,6 +135,11 @@ def _tokenizer_of(model: str) -> ChatGLMTokenizer:
             raise InvalidParameterError(
                 f"{path} has a trained prefix (P-Tuning v2), which would stay as it is while all "
                 "else changes. Take the model without it."
+            )
+        if row_length > architecture.max_position:
+            raise InvalidParameterError(
+                f"row_length is {row_length}, but {path} is made for texts of "
+                f"{architecture.max_position} tokens. Give a shorter one."
             )
         tokenizer = family.tokenizer(checkpoint)
     assert isinstance(tokenizer, ChatGLMTokenizer), "the one family that fills blanks"
