@@ -17,7 +17,7 @@ import pytest
 
 from glimmer import LLM, SamplingParams, load
 from glimmer.cli.main import main
-from glimmer.errors import InvalidParameterError, UsageError
+from glimmer.errors import InvalidParameterError, TrainingError, UsageError
 from glimmer.training.blank_infilling import IGNORED, KINDS, Objective, corrupt, pack
 from glimmer.training.pretraining.config import PretrainConfig, load_pretrain_config
 from tests.support.reference import Network
@@ -315,6 +315,26 @@ def interrupt_at(patch: pytest.MonkeyPatch, trainer: Any, number: int) -> None:
     patch.setattr(trainer, "compute_loss", compute_loss)
 
 
+def test_what_is_no_number_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where losses are told more seldom than checkpoints are written."""
+    from glimmer.training import pretrain
+    from glimmer.training.pretraining.trainer import BlankTrainer
+
+    original = BlankTrainer.compute_loss
+
+    def compute_loss(self: Any, *args: Any, **values: Any) -> Any:
+        loss = original(self, *args, **values)
+        return loss * float("nan") if self.state.global_step >= 3 else loss
+
+    monkeypatch.setattr(BlankTrainer, "compute_loss", compute_loss)
+    config = settings(tmp_path, log_every=100, save_every=2, eval_every=None)
+    with pytest.raises(TrainingError, match="Step 4: the loss is nan"):
+        pretrain(config)
+    folders = sorted(path.name for path in (config.output / "checkpoints").glob("checkpoint-*"))
+    assert folders == ["checkpoint-2"]
+    assert not (config.output / "model").exists()
+
+
 def test_nothing_is_deleted_before_a_run_is_sure_to_begin(
     finished: tuple[PretrainConfig, Any], tmp_path: Path
 ) -> None:
@@ -332,6 +352,7 @@ def test_nothing_is_deleted_before_a_run_is_sure_to_begin(
         assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
 
     refused(again.model_copy(update={"vocab_size": 100}), "vocab_size must be at least")
+    refused(again.model_copy(update={"mixed_precision": "fp16"}), "which is for GPUs")
     refused(again.model_copy(update={"tokenizer": tmp_path}), "no ice_text.model")
     inside = {"base": str(output / "model"), "held_out_share": 0.0}
     refused(again.model_copy(update=inside), "which this run would replace")

@@ -47,10 +47,14 @@ class ProgressBar(TrainerCallback):
             self._progress.start()
             self._progress.update(self._task, total=state.max_steps, completed=state.global_step)
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._progress.update(self._task, completed=state.global_step)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs and state.is_world_process_zero:
             values = f"loss {logs['loss']:.4f}  lr {logs.get('learning_rate', 0.0):.2e}"
-            self._progress.update(self._task, completed=state.global_step, values=values)
+            self._progress.update(self._task, values=values)
 
     def __enter__(self) -> ProgressBar:
         return self

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -26,12 +27,21 @@ _DISK_ERRORS = {
 }  # fmt: skip
 
 
-def on_processor(config: FinetuneConfig) -> bool:
+class Computing(Protocol):
+    """What a run computes on and in, of either kind of config."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def mixed_precision(self) -> str: ...
+
+
+def on_processor(config: Computing) -> bool:
     """Whether it is the processor: because it was asked for, or there is nothing else."""
     return config.device == "cpu" or not torch.accelerator.is_available()
 
 
-def local_gpu(config: FinetuneConfig) -> int | None:
+def local_gpu(config: Computing) -> int | None:
     """This process's CUDA device; None where it has none."""
     if config.device == "cpu" or not torch.cuda.is_available():
         return None
@@ -55,6 +65,16 @@ def check_machine(config: FinetuneConfig) -> None:
                 "deepspeed is set, but DeepSpeed is not installed, and it is no part of the extra "
                 '"train": pip install deepspeed, or use fsdp instead.'
             ) from error
+    check_precision(config)
+    if config.fsdp and num_processes() == 1:
+        raise UsageError(
+            "fsdp shards weights over processes, but this is the only one. Start several: "
+            "torchrun --nproc-per-node 2 -m glimmer finetune ..."
+        )
+
+
+def check_precision(config: Computing) -> None:
+    """Raise UsageError where this machine does not compute in what is asked for."""
     if config.mixed_precision == "fp16" and on_processor(config):
         raise UsageError(
             "mixed_precision is fp16, which is for GPUs. On a processor use bf16, or none."
@@ -64,11 +84,6 @@ def check_machine(config: FinetuneConfig) -> None:
         raise UsageError(
             "mixed_precision is bf16, but this GPU does not compute in it (Ampere and later do). "
             "Use fp16."
-        )
-    if config.fsdp and num_processes() == 1:
-        raise UsageError(
-            "fsdp shards weights over processes, but this is the only one. Start several: "
-            "torchrun --nproc-per-node 2 -m glimmer finetune ..."
         )
 
 

@@ -21,6 +21,7 @@ from glimmer.training.finetuning.callbacks import (
     StopOnSignal,
 )
 from glimmer.training.finetuning.devices import (
+    check_precision,
     num_processes,
 )
 from glimmer.training.finetuning.outputs import CHECKPOINTS, TENSORBOARD
@@ -80,6 +81,7 @@ def pretrain(
         TrainingError: the loss is no number.
         OutputError: a file could not be written.
     """
+    check_precision(config)
     checkpoint = output.check(config, resume=resume, overwrite=overwrite)
     documents, held_out = texts.split_documents(config)
     data = texts.digest(documents)
@@ -245,10 +247,14 @@ def _trainer(
 
 
 class _CompleteCheckpoints(TrainerCallback):
-    """Each checkpoint is a model as well: it has the tokenizer."""
+    """Each checkpoint is a model as well: it has the tokenizer. None is saved whose loss the guard
+    has not seen."""
 
     def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
         self._tokenizer = tokenizer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_log |= control.should_save
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:

@@ -45,10 +45,10 @@ class BlankTrainer(Trainer):
         loss, outputs = super().compute_loss(
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
-        losses = outputs["losses"].double()
+        losses, kinds = outputs["losses"].cpu().double(), kinds.cpu()
         for number in range(len(KINDS)):
             of_kind = losses[kinds == number]
-            self._sums[0, number] += of_kind.sum().cpu()
+            self._sums[0, number] += of_kind.sum()
             self._sums[1, number] += len(of_kind)
         return (loss, outputs) if return_outputs else loss
 
@@ -104,9 +104,9 @@ def score_network(
 def training_arguments(
     config: PretrainConfig, checkpoints: Path, *, measures: bool
 ) -> TrainingArguments:
-    """``measures``: whether there are texts to measure on."""
+    """``measures``: whether there are texts to measure on. Joins the other processes, if any."""
     every = config.save_every or max(1, config.steps // 10)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         use_cpu=config.device == "cpu",
         per_device_train_batch_size=config.batch_size,
@@ -142,3 +142,6 @@ def training_arguments(
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=config.device != "cpu",
     )
+    # A process trains on one GPU; transformers would spread it over all that it sees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
