@@ -167,6 +167,9 @@ def test_a_run_writes_a_model_that_the_engine_fills_with(
     assert report["finished"]
     assert report["held_out"]["eval_mask_loss"] == result.scores["mask"].loss
     assert report["parameters"] == result.num_parameters
+    assert report["processes"] == 1
+    assert report["versions"]["torch"] == torch.__version__
+    assert (config.output / "loss.png").read_bytes()[1:4] == b"PNG"
     assert [e["step"] for e in report["evaluations"]] == [3, 6]
     assert report["evaluations"][-1]["eval_mask_loss"] == result.scores["mask"].loss
     for folder in (result.model, config.output / "checkpoints" / "checkpoint-3"):
@@ -369,6 +372,26 @@ def test_nothing_is_deleted_before_a_run_is_sure_to_begin(
     pretrain(fresh.model_copy(update={"vocab_size": 480, "steps": 2}), overwrite=True)
     assert not (fresh.output / "model" / "of_before").exists()
     assert result.model.is_dir()
+
+
+def test_what_a_base_says_of_itself_stays(tmp_path: Path) -> None:
+    """Its licence; and that it fills one blank at a time, if it learns no other way."""
+    from glimmer.training import pretrain
+    from tests.test_export import folder
+
+    base = folder(tmp_path, "chatglm", "official")
+    (base / "MODEL_LICENSE").write_text("for research")
+    config = settings(tmp_path)
+    given = {"base": str(base), "data": config.data[0], "output": tmp_path / "out", "steps": 1,
+             "row_length": 64, "batch_size": 2, "device": "cpu", "held_out_share": 0}  # fmt: skip
+    for mix, several in (({"gmask": 1}, False), ({"gmask": 1, "mask": 1}, True)):
+        made = pretrain(load_pretrain_config(None, {**given, "mix": mix}), overwrite=several)
+        assert made.model is not None
+        assert (made.model / "MODEL_LICENSE").read_text() == "for research"
+        for path in (made.model, tmp_path / "out" / "checkpoints" / "checkpoint-1"):
+            blanks = load(path, num_threads=1).architecture.blanks
+            assert blanks is not None
+            assert blanks.several == several
 
 
 def test_training_goes_on_with_a_model(

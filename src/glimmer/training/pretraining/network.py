@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from glimmer.families.chatglm.export import SEVERAL_BLANKS
 from glimmer.hf.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glimmer.training.blank_infilling import IGNORED, BlankTokens, Row
 from glimmer.training.pretraining.config import PretrainConfig
@@ -79,7 +78,6 @@ def new_network(
         pad_token_id=pad_id,
         mask_token_id=tokens.mask,
         gmask_token_id=tokens.gmask,
-        **{SEVERAL_BLANKS: True},
     )
     torch.manual_seed(config.seed)
     network = BlankInfillingNetwork(settings)

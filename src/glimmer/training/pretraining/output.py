@@ -111,8 +111,10 @@ def write_tokenizer(tokenizer: ChatGLMTokenizer, folder: Path) -> None:
         (folder / name).write_bytes(data)
 
 
-def write_model(model: Any, tokenizer: ChatGLMTokenizer, target: Path) -> None:
-    """A folder in the official layout: weights, config, tokenizer.
+def write_model(
+    model: Any, tokenizer: ChatGLMTokenizer, target: Path, licences: Mapping[str, bytes]
+) -> None:
+    """A folder in the official layout: weights, config, tokenizer, and the base's ``licences``.
 
     Raises:
         OutputError: it cannot be written.
@@ -120,17 +122,25 @@ def write_model(model: Any, tokenizer: ChatGLMTokenizer, target: Path) -> None:
     with new_folder(target, overwrite=True) as folder:
         model.save_pretrained(folder)
         complete(folder, tokenizer)
+        for name, data in licences.items():
+            (folder / name).write_bytes(data)
 
 
 def complete(folder: Path, tokenizer: ChatGLMTokenizer) -> None:
-    """Make a model of what transformers has saved: with its tokenizer, and a config that says what
-    the network has learnt."""
+    """Make a model of what transformers has saved: a config as the official code has it, and the
+    tokenizer."""
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config |= {"architectures": ["ChatGLMModel"], SEVERAL_BLANKS: True}
-    _write_json(file, config)
+    _write_json(file, config | {"architectures": ["ChatGLMModel"]})
     (folder / "generation_config.json").unlink(missing_ok=True)
     write_tokenizer(tokenizer, folder)
+
+
+def tell_blanks(model: Any, config: PretrainConfig) -> None:
+    """Have the network's config say whether it learns to fill several blanks of a text. A base may
+    have learnt it before."""
+    if config.mix.get("mask", 0) > 0 or config.mix.get("smask", 0) > 0:
+        setattr(model.config, SEVERAL_BLANKS, True)
 
 
 def write_report(output: Path, report: Mapping[str, Any]) -> None:

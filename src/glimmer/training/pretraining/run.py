@@ -14,6 +14,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from glimmer.families.chatglm.tokenizer import ChatGLMTokenizer
 from glimmer.training.blank_infilling import KINDS, Kind, Row
+from glimmer.training.finetuning import report
 from glimmer.training.finetuning.callbacks import (
     LossGuard,
     OwnIntervals,
@@ -80,6 +81,7 @@ def pretrain(
         UsageError: the config and the texts do not go together; the message says how.
         TrainingError: the loss is no number.
         OutputError: a file could not be written.
+        OutOfMemoryError: weights, gradients or activations do not fit.
     """
     check_precision(config)
     checkpoint = output.check(config, resume=resume, overwrite=overwrite)
@@ -112,6 +114,8 @@ def _train(
         model = known_network(config.base)
     else:
         model = new_network(config, tokens, tokenizer.vocab_size, rows.pad_id)
+    output.tell_blanks(model, config)
+    licences = {} if config.base is None else texts.licences(config.base)
     trainer, (stop, bar) = _trainer(config, arguments, model, tokenizer, rows, measured, console)
     is_main = trainer.is_world_process_zero()
     # Nothing is deleted before the run is sure to begin.
@@ -126,7 +130,7 @@ def _train(
         scores = trainer.measure()
         if is_main:
             unwrapped = trainer.accelerator.unwrap_model(trainer.model)
-            output.write_model(unwrapped, tokenizer, target)
+            output.write_model(unwrapped, tokenizer, target, licences)
     counts = rows.corpus.counts(model.config.vocab_size)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     result = Pretrained(
@@ -142,7 +146,9 @@ def _train(
         is_main=is_main,
     )
     if is_main:
-        output.write_report(config.output, _report(result, config, trainer, rows))
+        if history:
+            report.draw_losses(config.output, history, ())
+        output.write_report(config.output, _report(result, config, data_sha256, trainer, rows))
     return result
 
 
@@ -265,12 +271,16 @@ class _CompleteCheckpoints(TrainerCallback):
 def _report(
     result: Pretrained,
     config: PretrainConfig,
+    data_sha256: str,
     trainer: BlankTrainer,
     rows: TrainingRows,
 ) -> dict[str, Any]:
     return {
         "finished": result.model is not None,
         "config": config.model_dump(mode="json"),
+        "versions": report.versions(),
+        "processes": trainer.args.world_size,
+        "data_sha256": data_sha256,
         "parameters": result.num_parameters,
         "texts": len(rows.corpus.texts),
         "tokens": result.num_tokens,

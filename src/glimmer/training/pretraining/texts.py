@@ -121,6 +121,14 @@ def encode(documents: Sequence[str], tokenizer: ChatGLMTokenizer) -> list[npt.ND
     return [np.array(tokenizer.encode(text), np.int32) for text in documents]
 
 
+def licences(model: str) -> dict[str, bytes]:
+    """The files of a base that say what may be done with what is made of it."""
+    path, _ = find_file(model)
+    with open_checkpoint(path) as checkpoint:
+        found = {name: checkpoint.file(name) for name in ("LICENSE", "MODEL_LICENSE")}
+        return {name: file.read_bytes() for name, file in found.items() if file is not None}
+
+
 def _tokenizer_of(model: str, row_length: int) -> ChatGLMTokenizer:
     path, _ = find_file(model)
     with open_checkpoint(path) as checkpoint:
