@@ -93,14 +93,17 @@ def test_documents_of_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("second\n")
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / ".hidden").write_bytes(b"\xff")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "index").write_bytes(b"\xff")
     (tmp_path / "deep").mkdir()
     lines = [{"body": "a"}, {"body": "line\u2028same"}, {"body": ""}]
     (tmp_path / "a.jsonl").write_text(
         "\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
     )
-    (tmp_path / "deep" / "c.md").write_text("third")
+    (tmp_path / "deep" / "c.md").write_text("\ufeffthird")  # as editors of Windows begin a file
+    (tmp_path / "deep" / "d.jsonl").write_text('\ufeff{"body": "fourth"}')
     found = list(read_documents([tmp_path, tmp_path / "b.txt"], "body"))
-    assert found == ["a", "line\u2028same", "second\n", "third", "second\n"]
+    assert found == ["a", "line\u2028same", "second\n", "third", "fourth", "second\n"]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,9 @@ def test_documents_of_files_and_folders(tmp_path: Path) -> None:
         ("x.jsonl", b'{"text": "a"}\n{"text": 1}', "line 2, must be an object with text in 'text'"),
         ("x.jsonl", b'{"text": "a"}\n{"txt": "a"}', "it has 'txt'. Name the field"),
         ("x.jsonl", b"{", "line 1, is not JSON"),
+        ("x.jsonl", b'{"text": "a\\ud800"}', "line 1, has half of a surrogate pair"),
         ("x.txt", b"caf\xe9", "byte 3 is 0xe9"),
+        ("x.txt", "中文".encode("gb18030"), "iconv -f GB18030"),
     ],
 )
 def test_broken_files(tmp_path: Path, name: str, content: bytes, said: str) -> None:

@@ -8,6 +8,7 @@ it would have seen, wherever it stopped.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -37,7 +38,8 @@ _OTHER_MARKS = "。？！；…"
 
 
 def read_documents(paths: Sequence[Path], text_field: str) -> Iterator[str]:
-    """The texts of files in the order given, those of a folder by name; empty ones are left out.
+    """The texts of files in the order given, those of a folder by name; left out are empty ones,
+    and in a folder what is hidden (.git).
 
     Raises:
         ModelNotFoundError: no such file.
@@ -45,8 +47,7 @@ def read_documents(paths: Sequence[Path], text_field: str) -> Iterator[str]:
     """
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
-            yield from read_documents(inside, text_field)
+            yield from read_documents(sorted(_inside(path)), text_field)
         elif not path.is_file():
             raise ModelNotFoundError(f"There is no file or folder {path} to read texts from.")
         elif path.suffix == ".jsonl":
@@ -55,12 +56,19 @@ def read_documents(paths: Sequence[Path], text_field: str) -> Iterator[str]:
             yield text
 
 
+def _inside(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if path.is_file() and not any(n.startswith(".") for n in path.relative_to(folder).parts):
+            yield path
+
+
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # without a byte order mark
     except UnicodeDecodeError as error:
         raise InvalidParameterError(
-            f"{path} is not UTF-8 text: byte {error.start} is 0x{error.object[error.start]:02x}."
+            f"{path} is not UTF-8 text: byte {error.start} is 0x{error.object[error.start]:02x}. "
+            "Convert it (iconv -f GB18030 -t UTF-8 for Chinese files of Windows), or leave it out."
         ) from error
 
 
@@ -79,6 +87,11 @@ def _read_lines(path: Path, text_field: str) -> Iterator[str]:
             raise InvalidParameterError(
                 f"{path}, line {number}, must be an object with text in {text_field!r}, but it has "
                 f"{found:.200}. Name the field with text_field."
+            )
+        if re.search(r"[\ud800-\udfff]", text):
+            raise InvalidParameterError(
+                f"{path}, line {number}, has half of a surrogate pair (\\ud800 and its like), "
+                "which is no character."
             )
         if text.strip():
             yield text
