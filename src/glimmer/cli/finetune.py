@@ -73,14 +73,10 @@ def finetune(
     as_json: JsonOption = False,
 ) -> None:
     """Train LoRA, P-Tuning or the model's own weights on conversations."""
-    import logging
-
     from glimmer import training
     from glimmer.cli import terminal
 
-    for library in ("bitsandbytes", "torch.utils._pytree", "torchao"):
-        # As they are imported they tell of kernels for machines that this one is not.
-        logging.getLogger(library).setLevel(logging.ERROR)
+    quiet_imports()
     flags = {
         "model": model,
         "data": data,
@@ -111,6 +107,14 @@ def finetune(
         _print(result, made.method)
     if result.checkpoint is not None:
         raise typer.Exit(130)
+
+
+def quiet_imports() -> None:
+    """As they are imported, libraries tell of kernels for machines that this one is not."""
+    import logging
+
+    for library in ("bitsandbytes", "torch.utils._pytree", "torchao"):
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def parse_settings(settings: Any) -> dict[str, Any]:

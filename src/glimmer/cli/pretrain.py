@@ -46,9 +46,10 @@ def pretrain(
     """Train a network of ChatGLM-6B's kind to fill the blanks of texts."""
     from glimmer import training
     from glimmer.cli import terminal
-    from glimmer.cli.finetune import parse_settings
+    from glimmer.cli.finetune import parse_settings, quiet_imports
     from glimmer.training.pretraining.config import load_pretrain_config
 
+    quiet_imports()
     flags: dict[str, Any] = {
         "data": data,
         "output": output,
