@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import unicodedata
@@ -303,6 +304,24 @@ def test_settings_of_a_file(tmp_path: Path) -> None:
         load_pretrain_config(tmp_path / "nothing.yaml")
     with pytest.raises(InvalidParameterError, match="data: it is missing: Texts"):
         load_pretrain_config(None, {"output": "x"})
+
+
+def test_the_documents_list_every_key_and_its_default() -> None:
+    yaml = pytest.importorskip("yaml")
+    page = (ROOT / "docs" / "pretraining.md").read_text(encoding="utf-8")
+    table = page.partition("## Every key")[2]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \| ([^|]*) \|$", table, re.MULTILINE)
+    made = load_pretrain_config(None, {"data": "texts", "output": "out"})
+    assert [name for name, _, _ in rows] == list(PretrainConfig.model_fields)
+    for name, default, description in rows:
+        field, value = PretrainConfig.model_fields[name], getattr(made, name)
+        assert description == field.description, name
+        if field.is_required() or value in (None, []):
+            assert default.strip() == ("" if field.is_required() else "none"), name
+        else:
+            told = yaml.safe_load(default.strip().strip("`"))
+            told = "no" if told is False and name == "mixed_precision" else told
+            assert told == (list(value) if isinstance(value, tuple) else value), name
 
 
 def test_the_texts_need_no_torch() -> None:

@@ -64,29 +64,39 @@ class PretrainConfig(BaseModel):
         default_factory=list, description="Texts to measure on, which are not trained on."
     )
     held_out_share: float = Field(
-        0.02, ge=0, lt=1, description="Share of the documents to hold out, without held_out."
+        0.02,
+        ge=0,
+        lt=1,
+        description="Share of the documents to hold out, where held_out names none.",
     )
     held_out_rows: int = Field(64, ge=1, description="Rows of held-out text to measure on.")
 
     base: str | None = Field(
         None,
-        description="A model of this kind to go on with; it has a size and a tokenizer already.",
+        description="A model to go on with, a folder or release: ChatGLM-6B, or one made by this.",
     )
     tokenizer: Path | None = Field(
         None, description="A folder with ice_text.model; by default one is trained on the texts."
     )
     vocab_size: int = Field(4000, description="Tokens of a tokenizer that is trained.")
     character_coverage: float = Field(
-        0.9995, gt=0, le=1, description="Share of characters that it has a piece for."
+        0.9995,
+        gt=0,
+        le=1,
+        description="Share of the characters that get a token of their own; others are bytes.",
     )
 
-    preset: Preset = Field("5M", description="Size of a new network, unless given one by one:")
-    layers: int | None = Field(None, ge=1, description="its layers,")
-    hidden: int | None = Field(None, ge=8, description="channels,")
-    heads: int | None = Field(None, ge=1, description="heads,")
-    inner: int | None = Field(None, ge=8, description="and channels within its MLP.")
+    preset: Preset = Field(
+        "5M", description="Size of a new network: tiny, 5M or 10M; the next four override it."
+    )
+    layers: int | None = Field(None, ge=1, description="Its layers.")
+    hidden: int | None = Field(None, ge=8, description="Its channels: heads times a multiple of 4.")
+    heads: int | None = Field(None, ge=1, description="Its heads of attention.")
+    inner: int | None = Field(None, ge=8, description="The channels inside its MLP.")
     max_length: int | None = Field(
-        None, ge=16, description="Its longest text in tokens; by default 2048."
+        None,
+        ge=16,
+        description="Its longest text in tokens; by default 2048, or row_length if that is more.",
     )
 
     mix: dict[Kind, float] = Field(
@@ -94,8 +104,12 @@ class PretrainConfig(BaseModel):
         description="Proportions of what is taken out of texts: short spans (mask), sentences "
         "(smask), the end (gmask).",
     )
-    masked_share: float = Field(0.15, description="Share of tokens taken out by mask and smask.")
-    mean_span_length: float = Field(3.0, description="mask: mean of the Poisson distribution.")
+    masked_share: float = Field(
+        0.15, description="mask, smask: share of the tokens that are taken out."
+    )
+    mean_span_length: float = Field(
+        3.0, description="mask: mean of the Poisson distribution of their lengths."
+    )
     gmask_share: tuple[float, float] = Field(
         (0.5, 1.0), description="gmask: smallest and largest share of a text."
     )
@@ -107,7 +121,8 @@ class PretrainConfig(BaseModel):
     steps: int = Field(1000, ge=1, description="Steps of the optimizer.")
     learning_rate: float = Field(1e-3, gt=0, description="At its peak.")
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="How it falls after the warmup."
+        "cosine",
+        description="How it falls after the warmup: cosine, linear, or constant for not at all.",
     )
     warmup: float = Field(
         0.05, ge=0, description="Steps in which it rises; below 1, a share of all steps."
@@ -117,13 +132,17 @@ class PretrainConfig(BaseModel):
     seed: int = Field(42, ge=0, description="Of weights, order and blanks.")
     device: Literal["auto", "cpu"] = Field("auto", description="auto takes a GPU if there is one.")
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
-        "no", description="Computes in fewer bits than the weights are held in, float32."
+        "no", description="no, bf16 or (on a GPU) fp16: what is computed in; weights are float32."
     )
     gradient_checkpointing: bool = Field(
         False, description="Computes activations twice rather than keep them."
     )
 
-    log_every: int = Field(10, ge=1, description="Steps between two losses that are told.")
+    log_every: int = Field(
+        10,
+        ge=1,
+        description="Steps between two losses in the log; one is told with each checkpoint, too.",
+    )
     eval_every: int | None = Field(
         None, ge=1, description="Steps between measurements; by default one at the end."
     )
