@@ -17,7 +17,7 @@ import pytest
 
 from glimmer import LLM, SamplingParams, load
 from glimmer.cli.main import main
-from glimmer.errors import InvalidParameterError, TrainingError, UsageError
+from glimmer.errors import InvalidParameterError, OutOfMemoryError, TrainingError, UsageError
 from glimmer.training.blank_infilling import IGNORED, KINDS, Objective, corrupt, pack
 from glimmer.training.pretraining.config import PretrainConfig, load_pretrain_config
 from tests.support.reference import Network
@@ -336,6 +336,18 @@ def test_what_is_no_number_is_not_saved(tmp_path: Path, monkeypatch: pytest.Monk
     folders = sorted(path.name for path in (config.output / "checkpoints").glob("checkpoint-*"))
     assert folders == ["checkpoint-2"]
     assert not (config.output / "model").exists()
+
+
+def test_a_lack_of_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glimmer.training import pretrain
+    from glimmer.training.pretraining.trainer import BlankTrainer
+
+    def compute_loss(*_args: Any, **_values: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(BlankTrainer, "compute_loss", compute_loss)
+    with pytest.raises(OutOfMemoryError, match="Lower batch_size or row_length"):
+        pretrain(settings(tmp_path))
 
 
 def test_nothing_is_deleted_before_a_run_is_sure_to_begin(

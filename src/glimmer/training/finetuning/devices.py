@@ -25,6 +25,11 @@ from glimmer.training.config import FinetuneConfig
 _DISK_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
 }  # fmt: skip
+_ADVICE = (
+    "Lower batch_size or max_length, set gradient_checkpointing, hold weights in fewer bits "
+    "(dtype: bfloat16, or method: qlora), or shard them (fsdp). "
+    "`glimmer plan MODEL --finetune METHOD` tells what a run takes."
+)
 
 
 class Computing(Protocol):
@@ -88,9 +93,9 @@ def check_precision(config: Computing) -> None:
 
 
 @contextmanager
-def translated_errors(output: Path | None = None) -> Iterator[None]:
-    """PyTorch's and safetensors' errors as ours: no memory, no room for what is written to
-    ``output``; with what helps against it.
+def translated_errors(output: Path | None = None, advice: str = _ADVICE) -> Iterator[None]:
+    """PyTorch's and safetensors' errors as ours: no memory (``advice`` is what helps then), no room
+    for what is written to ``output``.
 
     Raises:
         OutOfMemoryError: weights, gradients or activations do not fit.
@@ -109,10 +114,7 @@ def translated_errors(output: Path | None = None) -> Iterator[None]:
         if not on_gpu and "can't allocate memory" not in str(error):
             raise
         raise OutOfMemoryError(
-            f"The {'GPU' if on_gpu else 'machine'} has not enough memory for this run. Lower "
-            "batch_size or max_length, set gradient_checkpointing, hold weights in fewer bits "
-            "(dtype: bfloat16, or method: qlora), or shard them (fsdp). "
-            "`glimmer plan MODEL --finetune METHOD` tells what a run takes."
+            f"The {'GPU' if on_gpu else 'machine'} has not enough memory for this run. {advice}"
         ) from error
 
 

@@ -24,6 +24,7 @@ from glimmer.training.finetuning.callbacks import (
 from glimmer.training.finetuning.devices import (
     check_precision,
     num_processes,
+    translated_errors,
 )
 from glimmer.training.finetuning.outputs import CHECKPOINTS, TENSORBOARD
 from glimmer.training.finetuning.quiet import quiet_libraries
@@ -39,6 +40,8 @@ from glimmer.training.pretraining.network import (
     new_network,
 )
 from glimmer.training.pretraining.trainer import BlankTrainer, training_arguments
+
+_ADVICE = "Lower batch_size or row_length, set gradient_checkpointing, or take a smaller preset."
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def pretrain(
     if checkpoint is not None:
         output.check_resumed(config, data, num_processes())
     console = console or Console(stderr=True)
-    with quiet_libraries():
+    with quiet_libraries(), translated_errors(config.output, _ADVICE):
         return _train(config, documents, held_out, data, checkpoint, console)
 
 
