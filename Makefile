@@ -87,11 +87,11 @@ bench-peers: $(STAMPS)/bench $(STAMPS)/demo ## Measure the project's bars beside
 	$(BIN)/python -m benchmarks.peer_table $(ARGS)
 
 .PHONY: bench-kernels
-bench-kernels: $(STAMPS)/build-tools ## Measure single kernels on one thread (ISA=avx2 for another set)
+bench-kernels: $(STAMPS)/build-tools ## Measure single kernels on one thread (ISA=avx2, PART=attention)
 	$(BIN)/cmake -S . -B build/bench -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 		-DGLIMMER_KERNEL_BENCH=ON --log-level=WARNING
 	$(BIN)/cmake --build build/bench
-	build/bench/bench_kernels $(ISA)
+	build/bench/bench_kernels "$(ISA)" "$(PART)"
 
 .PHONY: fmt
 fmt: $(STAMPS)/check ## Format the code

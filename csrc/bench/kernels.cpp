@@ -1,6 +1,6 @@
 // Rates of single kernels on one thread: what the arithmetic and the memory of each reach.
 //
-//     bench_kernels [instruction set]
+//     bench_kernels [instruction set] [products or attention]
 //
 // Every figure is the best of many short runs: other programs can only make a run longer. Products
 // run on weights that lie in the second-level cache, as in a prompt, and on weights that stream
@@ -118,6 +118,7 @@ void bench_attention(const Kernels& kernels) {
                                        .head_dim = head_dim,
                                        .key_pages = &keys[first_block],
                                        .value_pages = &values[first_block],
+                                       .next_pages = &keys[(first_block + kSplitPages) % kBlocks],
                                        .scratch = scratch.data(),
                                        .maximum = maximum.data(),
                                        .sum = sum.data(),
@@ -149,7 +150,8 @@ int main(int argc, char** argv) {
   const InstructionSet& isa = find_instruction_set(argc > 1 ? argv[1] : "");
   const FlushDenormals flush;
   std::printf("%s, one thread\n", isa.name);
-  bench_products(*isa.kernels);
-  bench_attention(*isa.kernels);
+  const std::string part = argc > 2 ? argv[2] : "";
+  if (part != "attention") bench_products(*isa.kernels);
+  if (part != "products") bench_attention(*isa.kernels);
   return 0;
 }

@@ -88,11 +88,11 @@ void Attention::run(int thread, int index, const KVCache& cache, int layer, cons
   pack_queries(unit, queries, query_stride, scratch.queries.data());
   if (unit.num_items == 1) {
     const State state = state_at(scratch.state.data());
-    attend(unit, item, cache, layer, scratch, state);
+    attend(index, cache, layer, scratch, state);
     finish(unit, state, out);
     return;
   }
-  attend(unit, item, cache, layer, scratch, state_at(&partial_[index * state_floats()]));
+  attend(index, cache, layer, scratch, state_at(&partial_[index * state_floats()]));
   if (unfinished_[item.unit].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
   // The last to finish merges, left to right.
   unfinished_[item.unit].store(unit.num_items, std::memory_order_relaxed);
@@ -116,40 +116,60 @@ void Attention::pack_queries(const Unit& unit, const float* queries, size_t stri
   }
 }
 
-void Attention::attend(const Unit& unit, const Item& item, const KVCache& cache, int layer,
-                       Scratch& scratch, State state) const {
+int Attention::find_pages(const Unit& unit, int split, const KVCache& cache, int layer,
+                          int max_pages, const void** keys, const void** values) const {
+  const bool in_prefix = own_split(unit, split) < 0;
+  const int page_split = in_prefix ? split : own_split(unit, split);
+  const int all_keys = in_prefix ? unit.prefix->length() : unit.keys;
+  const int num_keys = std::min(kSplitTokens, all_keys - page_split * kSplitTokens);
+  const KVBlocks& blocks = in_prefix ? static_cast<const KVBlocks&>(*unit.prefix) : cache;
+  for (int page = 0; page < max_pages && page * kPageTokens < num_keys; ++page) {
+    const int number = page_split * kSplitPages + page;
+    const int block = in_prefix ? number : unit.block_table[number];
+    keys[page] = blocks.keys(block, layer, unit.head);
+    values[page] = blocks.values(block, layer, unit.head);
+  }
+  return num_keys;
+}
+
+void Attention::attend(int index, const KVCache& cache, int layer, Scratch& scratch,
+                       State state) const {
+  const Item& item = items_[index];
+  const Unit& unit = units_[item.unit];
   const void* key_pages[kSplitPages];
   const void* value_pages[kSplitPages];
   int visible_keys[kAttentionRows];
   for (int split = item.first_split; split < item.last_split; ++split) {
-    const bool in_prefix = own_split(unit, split) < 0;
-    const int page_split = in_prefix ? split : own_split(unit, split);
-    const int first_key = page_split * kSplitTokens;
-    const int all_keys = in_prefix ? unit.prefix->length() : unit.keys;
-    const int keys = std::min(kSplitTokens, all_keys - first_key);
-    const KVBlocks& blocks = in_prefix ? static_cast<const KVBlocks&>(*unit.prefix) : cache;
-    for (int page = 0; page * kPageTokens < keys; ++page) {
-      const int number = page_split * kSplitPages + page;
-      const int block = in_prefix ? number : unit.block_table[number];
-      key_pages[page] = blocks.keys(block, layer, unit.head);
-      value_pages[page] = blocks.values(block, layer, unit.head);
+    const int keys = find_pages(unit, split, cache, layer, kSplitPages, key_pages, value_pages);
+    // What this thread is likely to read next; a wrong guess costs little.
+    const void* next_pages[kPagesAhead] = {key_pages[0], key_pages[0]};
+    const void* next_values[kPagesAhead];
+    if (split + 1 < item.last_split) {
+      find_pages(unit, split + 1, cache, layer, kPagesAhead, next_pages, next_values);
+    } else if (index + num_threads_ < num_items()) {
+      const Item& next = items_[index + num_threads_];
+      find_pages(units_[next.unit], next.first_split, cache, layer, kPagesAhead, next_pages,
+                 next_values);
     }
+    const bool in_prefix = own_split(unit, split) < 0;
+    const int first_key = own_split(unit, split) * kSplitTokens;
     for (int r = 0; r < unit.rows; ++r) {
       visible_keys[r] = in_prefix ? keys : std::clamp(visible(unit, r) - first_key, 0, keys);
     }
     const bool first = split == item.first_split;
     const State result = first ? state : state_at(scratch.split.data());
-    kernels_.attend_split[index(cache.dtype())]({.queries = scratch.queries.data(),
-                                                 .rows = unit.rows,
-                                                 .visible = visible_keys,
-                                                 .keys = keys,
-                                                 .head_dim = architecture_.head_dim,
-                                                 .key_pages = key_pages,
-                                                 .value_pages = value_pages,
-                                                 .scratch = scratch.kernel.data(),
-                                                 .maximum = result.maximum,
-                                                 .sum = result.sum,
-                                                 .out = result.out});
+    kernels_.attend_split[glimmer::index(cache.dtype())]({.queries = scratch.queries.data(),
+                                                          .rows = unit.rows,
+                                                          .visible = visible_keys,
+                                                          .keys = keys,
+                                                          .head_dim = architecture_.head_dim,
+                                                          .key_pages = key_pages,
+                                                          .value_pages = value_pages,
+                                                          .next_pages = next_pages,
+                                                          .scratch = scratch.kernel.data(),
+                                                          .maximum = result.maximum,
+                                                          .sum = result.sum,
+                                                          .out = result.out});
     if (!first) merge(unit, split, result, state);
   }
 }

@@ -61,8 +61,10 @@ class Attention {
   size_t state_floats() const;
   State state_at(float* p) const;
   void pack_queries(const Unit& unit, const float* queries, size_t stride, float* packed) const;
-  void attend(const Unit& unit, const Item& item, const KVCache& cache, int layer, Scratch& scratch,
-              State state) const;
+  // Finds a split's pages, `max_pages` at most; returns how many keys the split has.
+  int find_pages(const Unit& unit, int split, const KVCache& cache, int layer, int max_pages,
+                 const void** keys, const void** values) const;
+  void attend(int item, const KVCache& cache, int layer, Scratch& scratch, State state) const;
   void merge(const Unit& unit, int split, State from, State into) const;
   void finish(const Unit& unit, State state, float* out) const;
   int visible(const Unit& unit, int row) const {  // keys of the sequence that a row sees

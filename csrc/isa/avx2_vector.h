@@ -125,6 +125,9 @@ struct Avx2 {
   static F to_float(I32 a) { return _mm256_cvtepi32_ps(a); }
 
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  static void prefetch_far(const void* p) {
+    _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
+  }
   // Weights stream from memory once per step; the hardware prefetcher alone leaves a sixth of the
   // bandwidth unused.
   static void prefetch_stream(const void* p, size_t bytes) {

@@ -105,6 +105,7 @@ struct Avx512Vnni {
   static F to_float(I32 a) { return _mm512_cvtepi32_ps(a); }
 
   static void prefetch(const void* p) { Avx2::prefetch(p); }
+  static void prefetch_far(const void* p) { Avx2::prefetch_far(p); }
   static void prefetch_stream(const void* p, size_t bytes) { Avx2::prefetch_stream(p, bytes); }
 };
 

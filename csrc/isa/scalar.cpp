@@ -192,6 +192,7 @@ struct Scalar {
     return each([&](int i) { return static_cast<float>(a.v[i]); });
   }
   static void prefetch(const void*) {}
+  static void prefetch_far(const void*) {}
   static void prefetch_stream(const void*, size_t) {}
 };
 

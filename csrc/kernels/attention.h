@@ -35,18 +35,32 @@ static inline const float* page_scales(const int8_t* page, int width) {
   return reinterpret_cast<const float*>(page + width * kPageTokens);
 }
 
-// Memory that will be needed next. A sequence's pages lie far apart, so no prefetcher of the
-// processor sees the next one coming; and a burst of requests would stop the work until they are
-// served, so each step of a product asks for a few bytes more.
+// Memory that will be needed next: a page now, and one after it. A sequence's pages lie far apart,
+// so no prefetcher of the processor sees the next one coming; and a burst of requests would stop
+// the work until they are served, so each step of a product asks for a few bytes more. Two pages
+// before its use a line goes to the second-level cache, one page before it to the first.
 struct Ahead {
-  const char* at;
-  size_t bytes;  // in all steps of the product
+  const char* near;
+  const char* far;
+  size_t bytes;  // of each, in all steps of the product
 
   // The part [first, last) of `all`.
   Ahead part(int first, int last, int all) const {
-    return {at + bytes * first / all, bytes * (last - first) / all};
+    const size_t skipped = bytes * first / all;
+    return {near + skipped, far + skipped, bytes * (last - first) / all};
   }
 };
+
+// While page `p` of the split's keys and values, one after the other, is worked on.
+static inline Ahead ahead_of(const AttentionSplit& s, int num_pages, int p, size_t bytes) {
+  const auto page = [&](int i) {
+    const void* const at = i < num_pages       ? s.key_pages[i]
+                           : i < 2 * num_pages ? s.value_pages[i - num_pages]
+                                               : s.next_pages[i - 2 * num_pages];
+    return static_cast<const char*>(at);
+  };
+  return {page(p + 1), page(p + 2), bytes};
+}
 
 // c[R][N vectors] = sum over k of a[k * kStep + r * kRow] * b[k * b_step][N vectors], one FMA per k
 // in order, on top of what is there if `accumulate`.
@@ -62,8 +76,10 @@ static inline void multiply_tile(const float* a, const T* b, int b_step, int k, 
       acc[r][n] = accumulate ? V::load(c + r * c_row + n * V::kLanes) : V::zero();
     }
   }
-  for (int i = 0; i < k; ++i, a += kStep, b += b_step, ahead.at += fetched) {
-    V::prefetch(ahead.at);
+  for (int i = 0; i < k; ++i, a += kStep, b += b_step) {
+    V::prefetch(ahead.near);
+    V::prefetch_far(ahead.far);
+    ahead.near += fetched, ahead.far += fetched;
     typename V::F v[N];
     GLIMMER_UNROLL
     for (int n = 0; n < N; ++n) v[n] = load_kv<V>(b + n * V::kLanes);
@@ -106,14 +122,12 @@ static inline void multiply_panel(int rows, const float* a, const T* b, int b_st
 
 // Scores of all rows and keys of the split, [16][kScoreStride].
 template <class V, class T>
-static inline void score_keys(const AttentionSplit& s, int num_pages, size_t key_bytes,
-                              size_t value_bytes, float* scores) {
+static inline void score_keys(const AttentionSplit& s, int num_pages, size_t page_bytes,
+                              float* scores) {
   constexpr int kAtOnce = 2 * V::kLanes;
   for (int p = 0; p < num_pages; ++p) {
     const T* const keys = static_cast<const T*>(s.key_pages[p]);
-    const bool last = p + 1 == num_pages;
-    const Ahead ahead{static_cast<const char*>(last ? s.value_pages[0] : s.key_pages[p + 1]),
-                      last ? value_bytes : key_bytes};
+    const Ahead ahead = ahead_of(s, num_pages, p, page_bytes);
     for (int n = 0; n < kPageTokens; n += kAtOnce) {
       float* const c = scores + p * kPageTokens + n;
       multiply_panel<V, 2, 1, kAttentionRows>(s.rows, s.queries, keys + n, kPageTokens, s.head_dim,
@@ -190,11 +204,9 @@ static inline void sum_channels(const AttentionSplit& s, int page, int n, int ch
 
 template <class V, class T>
 static inline void sum_values(const AttentionSplit& s, int num_pages, int channels,
-                              size_t value_bytes, const float* scores) {
+                              size_t page_bytes, const float* scores) {
   for (int p = 0; p < num_pages; ++p) {
-    const bool last = p + 1 == num_pages;
-    const Ahead ahead{static_cast<const char*>(s.value_pages[last ? p : p + 1]),
-                      last ? 0 : value_bytes};
+    const Ahead ahead = ahead_of(s, num_pages, num_pages + p, page_bytes);
     int n = 0;
     for (; n + 2 * V::kLanes <= channels; n += 2 * V::kLanes) {
       sum_channels<V, 2, T>(s, p, n, channels, scores, ahead);
@@ -211,11 +223,10 @@ template <class V, class T>
 static void attend_split(const AttentionSplit& s) {
   const int channels = padded_channels(s.head_dim);
   const int num_pages = (s.keys + kPageTokens - 1) / kPageTokens;
-  const size_t key_bytes = static_cast<size_t>(s.head_dim) * kPageTokens * sizeof(T);
-  const size_t value_bytes = static_cast<size_t>(channels) * kPageTokens * sizeof(T);
-  score_keys<V, T>(s, num_pages, key_bytes, value_bytes, s.scratch);
+  const size_t page_bytes = static_cast<size_t>(channels) * kPageTokens * sizeof(T);
+  score_keys<V, T>(s, num_pages, page_bytes, s.scratch);
   weigh_keys<V, T>(s, num_pages, channels, s.scratch);
-  sum_values<V, T>(s, num_pages, channels, value_bytes, s.scratch);
+  sum_values<V, T>(s, num_pages, channels, page_bytes, s.scratch);
 }
 
 // Adds the next split (maximum, sum, out) of one row to the running ones; out is [channels].

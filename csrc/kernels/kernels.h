@@ -14,6 +14,7 @@ inline constexpr int kPageTokens = 32;
 inline constexpr int kSplitTokens = 512;
 inline constexpr int kAttentionRows = 16;
 inline constexpr int kSplitPages = kSplitTokens / kPageTokens;
+inline constexpr int kPagesAhead = 2;        // so many pages before its use memory is asked for
 inline constexpr float kNoMaximum = -1e30f;  // of a row that sees no key of the split
 
 // Channels of a value page are padded to whole vectors.
@@ -27,6 +28,7 @@ struct AttentionSplit {
   int head_dim;
   const void* const* key_pages;    // [ceil(keys / 32)] -> [head_dim][32]; int8: and float [32]
   const void* const* value_pages;  // -> [32][padded_channels]; int8: and float [32]
+  const void* const* next_pages;   // [kPagesAhead] that are likely to be read after these
   float* scratch;                  // [kAttentionScratch]
   // Results: the softmax's running maximum and sum, and the unnormalised output.
   float* maximum;  // [16]
