@@ -29,6 +29,8 @@ size_t page_bytes(KVDType dtype, int head_dim) {
   return page_part_bytes(dtype, head_dim) + page_part_bytes(dtype, padded_channels(head_dim));
 }
 
+size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
 int blocks_of(int tokens) { return tokens / kPageTokens + (tokens % kPageTokens != 0); }
 
 }  // namespace
@@ -45,7 +47,7 @@ KVBlocks::KVBlocks(const Architecture& a, KVDType dtype, int num_blocks)
       head_dim_(a.head_dim),
       key_bytes_(page_part_bytes(dtype, a.head_dim)),
       page_bytes_(page_bytes(dtype, a.head_dim)),
-      pages_(block_bytes(a, dtype) * num_blocks) {}
+      pages_(block_bytes(a, dtype) * round_up(num_blocks, kGroupBlocks)) {}
 
 bool KVBlocks::fits(const Architecture& a) const {
   return a.num_layers == num_layers_ && a.num_kv_heads == num_heads_ && a.head_dim == head_dim_;
@@ -101,7 +103,15 @@ void KVCache::copy_block(int from, int to) {
                                                   std::to_string(num_blocks() - 1) + ".");
   }
   if (from == to) return;
-  std::memcpy(block(to), block(from), block_stride());
+  copy(from, to);
+}
+
+void KVBlocks::copy(int from, int to) {
+  for (int layer = 0; layer < num_layers_; ++layer) {
+    for (int head = 0; head < num_heads_; ++head) {
+      std::memcpy(keys(to, layer, head), keys(from, layer, head), page_bytes_);
+    }
+  }
 }
 
 void KVBlocks::append_int8(const Kernels& kernels, int slot, int8_t* keys, int8_t* values,

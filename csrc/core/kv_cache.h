@@ -28,7 +28,7 @@ class KVBlocks {
   bool fits(const Architecture& architecture) const;
   KVDType dtype() const { return dtype_; }
   int num_blocks() const { return num_blocks_; }
-  size_t size_bytes() const { return block_stride() * num_blocks_; }
+  size_t size_bytes() const { return page_bytes_ * num_heads_ * num_layers_ * num_blocks_; }
 
   // Puts one token's key and value of a head, [head_dim], into its slot of a block. Threads may
   // fill different slots at once.
@@ -36,8 +36,9 @@ class KVBlocks {
               const float* value);
   // [head_dim][32] of float, float16 or int8; behind int8 a float scale per token, [32]
   void* keys(int block, int layer, int head) const {
-    return pages_.data() +
-           ((static_cast<size_t>(block) * num_layers_ + layer) * num_heads_ + head) * page_bytes_;
+    const int group = block / kGroupBlocks, slot = block % kGroupBlocks;
+    const size_t run = (static_cast<size_t>(group) * num_layers_ + layer) * num_heads_ + head;
+    return pages_.data() + (run * kGroupBlocks + slot) * page_bytes_;
   }
   // [32][padded_channels(head_dim)]; likewise
   void* values(int block, int layer, int head) const {
@@ -45,10 +46,15 @@ class KVBlocks {
   }
 
  protected:
-  size_t block_stride() const { return page_bytes_ * num_heads_ * num_layers_; }
-  uint8_t* block(int number) const { return pages_.data() + number * block_stride(); }
+  // All layers and heads.
+  void copy(int from, int to);
 
  private:
+  // The pages of so many neighbouring blocks that belong to one head of one layer lie side by side:
+  // attention reads longer runs of memory, and a block in use takes no more large pages than
+  // before.
+  static constexpr int kGroupBlocks = 8;
+
   void append_int8(const Kernels& kernels, int slot, int8_t* keys, int8_t* values, const float* key,
                    const float* value);
 
