@@ -33,10 +33,19 @@ def test_the_same_answer(tmp_path: Path, run: Run, command: str) -> None:
     assert texts[0] != texts[1]
 
 
+def test_weights_in_integers(tmp_path: Path, run: Run) -> None:
+    path = folder(tmp_path, "glm4", "native")
+    result = run(
+        "generate", str(path), "-p", "你好", "--engine", "torch", "--device", "cpu", "--weights",
+        "int8", "--threads", "1", *GREEDY,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--engine", "torch", "--weights", "int8"], "float32, bfloat16 or float16"),
         (["--engine", "torch", "--activations", "int8"], "native engine's"),
         (["--engine", "torch", "--kv", "int8"], "not in int8"),
         (["--device", "cuda"], "--engine torch"),

@@ -44,7 +44,7 @@ def test_backends_are_vllms(tmp_path: Path) -> None:
         ({"engine": "native", "backends": ["http://a"]}, "backends is for the engine vllm"),
         ({"engine_args": ["--x"]}, "engine_args is for the engine vllm"),
         ({"device": "cuda"}, "device is for the engine torch"),
-        ({"engine": "torch", "weights": "int4"}, "native engine's"),
+        ({"engine": "torch", "activations": "int8"}, "native engine's"),
         ({"engine": "vllm", "adapters": {"a": "b"}}, "adapters means nothing"),
         ({"engine": "vllm", "threads": 2}, "threads means nothing to the engine vllm"),
         ({"engine": "vllm", "kv": "int8"}, "kv means nothing to the engine vllm"),

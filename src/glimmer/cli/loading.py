@@ -48,10 +48,10 @@ def _load(model: str, options: LoadOptions) -> LoadedModel:
 def _load_torch(model: str, options: LoadOptions) -> LoadedModel:
     from glimmer.errors import UsageError
 
-    if options.weights in ("int8", "int4") or options.activations != "auto":
+    if options.activations != "auto":
         raise UsageError(
-            "--weights int8, --weights int4 and --activations are the native engine's; torch "
-            "computes in float32, bfloat16 or float16."
+            "--activations is the native engine's: torch rounds no inputs of its weights but as "
+            "bitsandbytes does. Leave it out."
         )
     from glimmer.hf import runner
 

@@ -30,7 +30,7 @@ from glimmer.packed_source import PackedSource
 from glimmer.relayout import RelaidTensor, Relayout
 
 _SMALLER = (
-    "Another dtype (--weights bfloat16) or a quantization_config makes them smaller; "
+    "Another dtype (--weights bfloat16, int8, int4) or a quantization_config makes them smaller; "
     'device_map="auto" spreads them over devices and disk.'
 )
 
@@ -77,10 +77,8 @@ def load(
         options["attn_implementation"] = attn_implementation
     found, _ = find_file(path)
     with open_checkpoint(found) as checkpoint:
-        if isinstance(checkpoint, PackedCheckpoint):
-            raise PackedSource.refusal(checkpoint)
-        source = ModelSource(checkpoint, family)
-        wanted = float_dtype(_stored_dtype(source) if dtype == "auto" else dtype)
+        source = source_of(checkpoint, family)
+        wanted = float_dtype(stored_dtype(source) if dtype == "auto" else dtype)
         if quantization_config is None and (device_map is None or device is not None):
             _check_memory(source, wanted, torch.device(device or "cpu"))
         exporter = source.family.exporter
@@ -102,6 +100,13 @@ def load(
     return model
 
 
+def source_of(checkpoint: Checkpoint, family: str | None) -> ModelSource:
+    """Raises InvalidParameterError for a packed folder, and as ``ModelSource``."""
+    if isinstance(checkpoint, PackedCheckpoint):
+        raise PackedSource.refusal(checkpoint)
+    return ModelSource(checkpoint, family)
+
+
 def layout_of(family: Family, form: FolderFormat) -> Layout:
     """The names of a model's tensors in transformers."""
     layout = family.weight_map.layout(form.layout)
@@ -109,7 +114,7 @@ def layout_of(family: Family, form: FolderFormat) -> Layout:
     return layout
 
 
-def _stored_dtype(source: ModelSource) -> str:
+def stored_dtype(source: ModelSource) -> str:
     """The float type of most weights; integers count as float16, as ``export`` has it."""
     counts: Counter[str] = Counter()
     stored = source.dtypes

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,9 +26,12 @@ from glimmer.errors import InvalidParameterError
 from glimmer.families.weight_map import Layout
 from glimmer.hf.adapters import TorchLora, TorchPrefix, adapted
 from glimmer.hf.devices import find_device, memory_errors
-from glimmer.hf.loading import layout_of
+from glimmer.hf.integers import IntegerKind, integer_bytes, integer_config
+from glimmer.hf.loading import layout_of, source_of, stored_dtype
 from glimmer.hf.loading import load as load_network
 from glimmer.hf.paged import NAME, PagedCache, PagedStep
+from glimmer.hf.quiet import quiet_logs
+from glimmer.hf.tensors import float_dtype
 from glimmer.loader import LoadedModel, Weights, described
 from glimmer.native import StepInput, StepResult, available_memory, sample
 from glimmer.native.model import Float32Array, KVDType
@@ -48,7 +51,8 @@ class TorchRunner:
 
     @property
     def weights_bytes(self) -> int:
-        return int(self._model.get_memory_footprint())
+        held = {id(t): t for t in (*self._model.parameters(), *self._model.buffers())}
+        return sum(map(_bytes_of, held.values()))
 
     @property
     def device(self) -> torch.device:
@@ -150,6 +154,13 @@ class TorchRunner:
         return torch.from_numpy(np.ascontiguousarray(positions)).long()[None]
 
 
+def _bytes_of(tensor: Any) -> int:
+    """What a tensor holds, also one that is made of others (torchao's)."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return int(tensor.nbytes)
+    return sum(_bytes_of(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+
+
 def _row(values: Any, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(values).long()[None].to(device)
 
@@ -165,7 +176,8 @@ def load(
     """A model that ``LLM`` and ``AsyncLLM`` take, run by torch on ``device``.
 
     "auto" is CUDA or MPS where there is one, else the CPU. ``dtype`` "auto" is the stored type, or
-    float32 on a CPU, which computes slowly in others.
+    float32 on a CPU, which computes slowly in others; "int8" and "int4" are bitsandbytes' or
+    torchao's (``integer_config``), for all linears but the head and experts that a router chooses.
 
     Raises: as ``glimmer.hf.load``.
     """
@@ -175,6 +187,16 @@ def load(
     path, release = find_file(model)
     with open_checkpoint(path) as checkpoint:
         facts = described(checkpoint, family)  # what is wrong with it is told before the weights
+    if dtype in ("int8", "int4"):
+        if quantization_config is not None:
+            raise InvalidParameterError(
+                f"dtype {dtype!r} and quantization_config both say how weights are quantised. Give "
+                "one of them."
+            )
+        with quiet_logs():
+            quantization_config, dtype = integer_config(
+                cast("IntegerKind", dtype), chosen, facts.architecture
+            )
     with _quiet():
         network = load_network(
             path, dtype=dtype, device=chosen, family=family, quantization_config=quantization_config
@@ -190,13 +212,32 @@ def load(
     )  # fmt: skip
 
 
+def expected_bytes(
+    model: str | os.PathLike[str], *, device: str, dtype: str, family: str | None
+) -> int:
+    """What the weights will take once ``load`` has them, told without reading any.
+
+    Raises: as ``glimmer.hf.load``.
+    """
+    chosen = find_device(device)
+    with open_checkpoint(find_file(model)[0]) as checkpoint:
+        source = source_of(checkpoint, family)
+        if dtype in ("int8", "int4"):
+            return integer_bytes(cast("IntegerKind", dtype), chosen, source.architecture)
+        held: str | torch.dtype = dtype
+        if dtype == "auto":
+            held = torch.float32 if chosen.type == "cpu" else stored_dtype(source)
+        return source.architecture.num_parameters * float_dtype(held).itemsize
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' bar: commands and the server tell what they do themselves."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with quiet_logs():
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()

@@ -227,10 +227,10 @@ def _check_engine(model: ModelConfig) -> None:
                 f"{model.name}: {', '.join(wrong)} is for the engine {engine}, but the engine is "
                 f"{model.engine}."
             )
-    if model.engine == "torch" and ("activations" in given or model.weights in ("int8", "int4")):
+    if model.engine == "torch" and "activations" in given:
         raise InvalidParameterError(
-            f"{model.name}: weights int8, weights int4 and activations are the native engine's; "
-            "torch computes in float32, bfloat16 or float16."
+            f"{model.name}: activations is the native engine's, and means nothing to torch. Leave "
+            "it out."
         )
     if model.engine != "vllm":
         return

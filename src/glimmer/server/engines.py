@@ -79,12 +79,12 @@ def weights_bytes(config: ModelConfig) -> int:
     """Of main memory, as far as this process takes it."""
     if not is_in_main_memory(config):
         return 0
-    weights = config.weights
     if config.engine == "torch":
-        device = _runner().find_device(config.device).type
-        if weights == "auto" and device == "cpu":
-            weights = "float32"  # as the runner takes them
-    return memory_of(config.source, weights=weights, family=config.family).plan.weights
+        expected: int = _runner().expected_bytes(
+            config.source, device=config.device, dtype=config.weights, family=config.family
+        )
+        return expected
+    return memory_of(config.source, weights=config.weights, family=config.family).plan.weights
 
 
 def open_llm(
