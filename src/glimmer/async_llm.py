@@ -489,8 +489,7 @@ class AsyncLLM:
                     self._embed(*self._embeddings.popleft())
                 if self._closed is None and self._session.engine.num_unfinished:
                     self._session.step()
-                    for channel in list(self._channels):
-                        self._show(channel)
+                    self._show_all()
             except Exception as error:  # a mistake of ours: nobody may wait for ever
                 failure = GenerationError("The engine has failed and is closed.")
                 failure.__cause__ = error
@@ -515,6 +514,12 @@ class AsyncLLM:
             channel.fail(error)
             return
         self._show(channel)
+
+    def _show_all(self) -> None:
+        """Apart from ``_run``, which would hold the last one while it waits for the next request:
+        its adapter may have been unloaded meanwhile."""
+        for channel in list(self._channels):
+            self._show(channel)
 
     def _show(self, channel: _Channel) -> None:
         if (refusal := channel.refusal) is not None:

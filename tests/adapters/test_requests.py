@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from glimmer import LLM, AsyncLLM, RequestOutput, SamplingParams, load
+from glimmer.engine import Request, engine
 from glimmer.errors import (
     AdapterNotFoundError,
     InvalidParameterError,
@@ -131,6 +136,30 @@ def test_in_any_company_as_alone(
     assert llm.stats.num_cached_tokens > 0
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.3])
+def test_drafts_are_checked_with_the_sequences_own_adapter(
+    folders: dict[str, Path], temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a step takes the same time with drafts, they are made; no answer shows it."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    monkeypatch.setattr(engine, "time", clock)
+    params = replace(DRAWN, temperature=temperature, max_new_tokens=60)
+    expected = {}
+    for name in WHO:
+        llm = make_llm(folders, speculation=False)
+        expected[name] = answers(llm.generate([PROMPTS[0]], params, adapter=name))[0]
+        assert llm.stats.num_drafts == 0
+    llm = make_llm(folders)
+    prepared = [
+        p
+        for name in WHO
+        for p in llm._session.prepare_prompts([PROMPTS[0]], params, False, 0, name)
+    ]
+    assert dict(zip(WHO, answers(llm._finish(prepared)), strict=True)) == expected
+    assert llm.stats.num_drafts > llm.stats.num_accepted_drafts > 0
+
+
 def test_equal_prompts_of_different_adapters_share_no_block(folders: dict[str, Path]) -> None:
     llm = make_llm(folders)
     for name in WHO:
@@ -237,6 +266,62 @@ def test_loaded_while_others_are_answered(folders: dict[str, Path]) -> None:
             assert answers(await plain) == expected[None]
             llm.unload_adapter("one")
             assert llm.adapters == []
+
+    asyncio.run(talk())
+
+
+def adapted_requests() -> list[Request]:
+    gc.collect()
+    return [o for o in gc.get_objects() if type(o) is Request and o.adapter is not None]
+
+
+def test_adapters_come_and_go_while_requests_run(folders: dict[str, Path]) -> None:
+    """From other threads, by the hundred, under one name: an answer is that of what was called so
+    when it was asked for, and nothing is left of those that are gone."""
+    params = SamplingParams(temperature=0, max_new_tokens=24, ignore_eos=True)
+    kinds = ("one", "two", "prefix")
+    expected = {
+        name: make_llm(folders).generate([PROMPTS[0]], params, adapter=name)[0].token_ids
+        for name in WHO
+    }
+    allowed = {expected[name] for name in kinds}
+    num_before = len(adapted_requests())  # of other tests
+
+    async def talk() -> None:
+        async with AsyncLLM(tiny_model(folders["base"]), max_num_seqs=4, max_model_len=200) as llm:
+            found: list[RequestOutput] = []
+            missed = 0
+
+            async def ask() -> None:
+                nonlocal missed
+                try:
+                    found.extend(await llm.generate([PROMPTS[0]], params, adapter="x"))
+                except AdapterNotFoundError:
+                    missed += 1
+
+            async def swap() -> None:
+                for i in range(30):
+                    await llm.load_adapter("x", folders[kinds[i % 3]])
+                    await asyncio.gather(*(ask() for _ in range(i % 4)), asyncio.sleep(0))
+                    asking = [asyncio.create_task(ask()) for _ in range(2)]
+                    await asyncio.sleep(0)
+                    llm.unload_adapter("x")
+                    await asyncio.gather(*asking)
+
+            plain = [asyncio.create_task(llm.generate([PROMPTS[0]], params)) for _ in range(8)]
+            await swap()
+            for task in plain:
+                assert (await task)[0].token_ids == expected[None]
+            assert {output.token_ids for output in found} == allowed
+            assert len(found) + missed == 30 * 2 + sum(i % 4 for i in range(30))
+            assert (llm.adapters, llm._session.adapters.size_bytes) == ([], 0)
+            # The engine holds none either.
+            for _ in range(100):  # until its thread has heard that nobody waits any more
+                if len(adapted_requests()) <= num_before:
+                    break
+                await asyncio.sleep(0.02)
+            else:
+                raise AssertionError("a request is held after its end")
 
     asyncio.run(talk())
 
