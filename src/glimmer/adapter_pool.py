@@ -47,8 +47,8 @@ class AdapterPool:
         if not isinstance(self._model, LoadedModel):
             raise InvalidParameterError(
                 "Adapters are for networks that run in this process, but this one runs elsewhere. "
-                "Merge the adapter into the model (glimmer merge), or serve it with the native "
-                "engine."
+                "Merge the adapter into the model (glimmer merge), or serve it with the engine "
+                "native or torch."
             )
         weights = self._make(self._model, self._model.read_adapter(folder))
         with self._adding:

@@ -92,6 +92,7 @@ def test_adapters_are_chosen(type_: Type, llm: FakeLLM, said: Callable[[], str])
     )  # fmt: skip
     assert llm.used == ["one", "two", "two", None]
     shown = said()
+    assert "Fake with one, context of 4096 tokens." in shown
     assert "Answers come from the model with two. Other adapters: one." in shown
     assert "There is no adapter three; there are: one, two." in shown
     assert "Answers come from the model alone. Other adapters: one, two." in shown

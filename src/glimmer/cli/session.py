@@ -90,7 +90,8 @@ class ChatSession:
 
     def _greet(self) -> None:
         model = self.llm.model
-        self.say(f"{model.name}, context of {self.llm.max_model_len} tokens.")
+        adapted = f" with {self.adapter}" if self.adapter else ""
+        self.say(f"{model.name}{adapted}, context of {self.llm.max_model_len} tokens.")
         if model.notice is not None:
             self._console.print(terminal.printable(model.notice), style="yellow")
         self.say("/help tells the commands and keys, Ctrl-D leaves.")
