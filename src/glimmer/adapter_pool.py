@@ -117,6 +117,21 @@ def read_adapters(
         return [read_adapter(folder, source.family, source.architecture) for folder in folders]
 
 
+def check_adapters(
+    model: str | os.PathLike[str],
+    folders: Iterable[str | os.PathLike[str]],
+    *,
+    family: str | None = None,
+) -> None:
+    """Whether a model can run them, before the time of loading it is spent.
+
+    Raises: as ``read_adapters`` and ``Adapter.check_runs``.
+    """
+    if folders := list(folders):
+        for adapter in read_adapters(model, folders, family=family):
+            adapter.check_runs()
+
+
 def load_all(pool: AdapterPool, adapters: Mapping[str, str | os.PathLike[str]] | None) -> None:
     """Raises as ``AdapterPool.load``."""
     for name, folder in (adapters or {}).items():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import glimmer
+from glimmer import adapter_pool
 from glimmer.cli.main import main
 from tests.cli.fake_llm import FakeLLM
 
@@ -35,6 +36,7 @@ def llm(monkeypatch: pytest.MonkeyPatch) -> FakeLLM:
 
     monkeypatch.setitem(vars(glimmer), "load", lambda model, **options: model)
     monkeypatch.setitem(vars(glimmer), "LLM", open_fake)
+    monkeypatch.setattr(adapter_pool, "check_adapters", lambda *_, **__: None)
     return fake
 
 

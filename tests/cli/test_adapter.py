@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import glimmer
 from glimmer.cli.options import named_adapters
 from tests.cli.conftest import Run
 from tests.cli.fake_llm import FakeLLM
@@ -94,6 +95,24 @@ def test_merge(tmp_path: Path, run: Run, base: Path) -> None:
     assert (tmp_path / "out" / "config.json").is_file()
     assert run(*common).exit_code == 2
     assert run(*common, "--force").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["chat", "generate"])
+def test_one_that_cannot_be_used_is_told_before_the_model_is_loaded(
+    tmp_path: Path, run: Run, base: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setitem(vars(glimmer), "load", lambda model, **_: loaded.append(model))
+    other = {f"transformer.{name}": both for name, both in modules().items()}
+    for path, message in (
+        (write_lora(tmp_path / "other", other), "no linear of this network"),
+        (tmp_path / "nowhere", "There is no folder"),
+    ):
+        given = (str(base), "-p", "x", "--family", "glm4", "--adapter", str(path))
+        result = run(command, *given)
+        assert result.exit_code == (1 if path.exists() else 2)
+        assert message in " ".join(result.stderr.split())
+    assert not loaded
 
 
 def test_answers_with_an_adapter(tmp_path: Path, run: Run, llm: FakeLLM) -> None:

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 def open_llm(model: str, options: LoadOptions) -> LLM:
     """Load ``model`` for one conversation. Raises what ``glimmer.load`` and ``glimmer.LLM`` do."""
     import glimmer
+    from glimmer import adapter_pool
 
+    adapters = named_adapters(options.adapter or [])
     with terminal.messages().status(f"Loading {terminal.printable(model)} ..."):
+        adapter_pool.check_adapters(model, adapters.values(), family=options.family)
         loaded = _load_torch(model, options) if options.engine == "torch" else _load(model, options)
         return glimmer.LLM(
             loaded,
@@ -23,7 +26,7 @@ def open_llm(model: str, options: LoadOptions) -> LLM:
             max_model_len=options.max_model_len,
             kv_cache=options.kv,
             kv_memory=options.kv_memory,
-            adapters=named_adapters(options.adapter or []),
+            adapters=adapters,
         )
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from glimmer.adapter_pool import AdapterPool, read_adapters
+from glimmer.adapter_pool import AdapterPool, check_adapters
 from glimmer.async_llm import AsyncLLM
 from glimmer.errors import EngineUnavailableError, InvalidParameterError
 from glimmer.loader import LoadedModel, load, load_text
@@ -51,10 +51,7 @@ def check(config: ModelConfig) -> None:
         _runner().find_device(config.device)
     if config.engine != "vllm":
         # A model may be loaded hours later, when somebody asks for it.
-        if config.adapters:
-            folders = config.adapters.values()
-            for adapter in read_adapters(config.source, folders, family=config.family):
-                adapter.check_runs()
+        check_adapters(config.source, config.adapters.values(), family=config.family)
         return
     if config.backends:
         model = load_text(config.source, family=config.family)
