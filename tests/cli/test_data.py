@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from rich.console import Console
@@ -148,9 +148,27 @@ def test_wrong_use(run: Run, tmp_path: Path) -> None:
         result = run("data", *arguments)
         assert result.exit_code == 2, arguments
         assert said in result.stderr
-    result = run("data", "check", str(tmp_path / "none.jsonl"))
+    missing = str(tmp_path / "none.jsonl")
+    for arguments in (("check", missing), ("convert", missing, missing + "2", "--to", "alpaca")):
+        result = run("data", *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "There is no file" in result.stderr
+
+
+def test_the_commands_know_every_form() -> None:
+    from glimmer.cli.data import FormatOption, TargetOption
+    from glimmer.training.data import FORMATS, TARGETS
+
+    assert set(get_args(get_args(FormatOption)[0])) == set(FORMATS)
+    assert set(get_args(get_args(TargetOption)[0])) == set(TARGETS)
+
+
+def test_a_file_of_nothing_is_no_training_data(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    file.write_text("[]")
+    result = run("data", "check", str(file))
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "cannot be read" in result.stderr
+    assert "holds no record: there is nothing to train on" in result.stderr
 
 
 def test_a_model_without_a_tokenizer(run: Run, tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ FormatOption = Annotated[
     ],
     typer.Option(help="The form of the records; auto tells it by their keys."),
 ]
+TargetOption = Annotated[
+    Literal["messages", "sharegpt", "conversations", "alpaca", "prompt-response"],
+    typer.Option(help="The form to write."),
+]
 PromptColumn = Annotated[
     str, typer.Option(metavar="KEY", help="What prompt-response calls the prompt.")
 ]
@@ -106,10 +110,7 @@ def convert(
         Path, typer.Argument(metavar="OUT", help="A JSON list if it ends with .json, else JSONL.")
     ],
     *,
-    to: Annotated[
-        Literal["messages", "sharegpt", "conversations", "alpaca", "prompt-response"],
-        typer.Option(help="The form to write."),
-    ],
+    to: TargetOption,
     format: FormatOption = "auto",
     prompt_column: PromptColumn = "prompt",
     response_column: ResponseColumn = "response",

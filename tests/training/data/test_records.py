@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimmer.errors import TrainingDataError
+from glimmer.errors import ModelNotFoundError, TrainingDataError
 from glimmer.training.data import records
 from glimmer.training.data.records import read_records
 
@@ -128,7 +128,9 @@ def test_an_empty_list_has_no_records(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(TrainingDataError, match="cannot be read: No such file"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"There is no file .*none\.jsonl of training data"
+    ):
         list(read_records(tmp_path / "none.jsonl"))
     with pytest.raises(TrainingDataError, match="cannot be read: Is a directory"):
         list(read_records(tmp_path))

@@ -12,6 +12,7 @@ from glimmer.training.data.encoding import (
     encode_all,
     encode_pair,
     encode_pairs,
+    noting_problems,
 )
 from glimmer.training.data.example import Example
 from glimmer.training.data.forms import FORMATS, Columns
@@ -38,6 +39,7 @@ __all__ = [
     "encode_all",
     "encode_pair",
     "encode_pairs",
+    "noting_problems",
     "open_chat",
     "read",
 ]

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from glimmer.errors import TrainingDataError
 from glimmer.families import Chat
 from glimmer.tokenizers import Tokenizer
-from glimmer.training.data.encoding import Encoded, EncodingReport, TooLong, encode, encode_pair
+from glimmer.training.data.encoding import (
+    Encoded,
+    EncodingReport,
+    TooLong,
+    encode,
+    encode_pair,
+    noting_problems,
+)
 from glimmer.training.data.example import Example
 from glimmer.training.data.forms import Columns
 from glimmer.training.data.reading import read
@@ -65,35 +72,36 @@ def check_file(
 
     Raises:
         InvalidParameterError: an unknown format, or a length that is not positive.
-        TrainingDataError: the file cannot be read at all.
+        ModelNotFoundError: no such file.
+        TrainingDataError: the file cannot be read at all, or holds no record.
     """
     check = FileCheck(encoding=None if model is None else EncodingReport())
+    longest = sys.maxsize if max_length is None else max_length
+
+    def encoded(example: Example) -> list[Encoded]:
+        assert model is not None
+        given = (example, *model, longest)
+        if example.rejected is None:
+            return encode(*given, too_long=too_long, report=check.encoding)
+        pair = encode_pair(*given, too_long=too_long, report=check.encoding)
+        return [] if pair is None else list(pair.sequences())
+
     for example in read(path, format, columns=columns, report=check.report):
         check.num_preferences += example.rejected is not None
         check.count_other_keys(example)
         sequences: list[Encoded] = []
         if model is not None:
-            assert check.encoding is not None
-            chat, tokenizer = model
-            longest = sys.maxsize if max_length is None else max_length
-            try:
-                if example.rejected is None:
-                    sequences = encode(
-                        example, chat, tokenizer, longest, too_long=too_long, report=check.encoding
-                    )
-                else:
-                    pair = encode_pair(
-                        example, chat, tokenizer, longest, too_long=too_long, report=check.encoding
-                    )
-                    sequences = list(pair.sequences()) if pair is not None else []
-            except TrainingDataError as error:
+            before = check.report.num_problems
+            with noting_problems(example, check.report):
+                sequences = encoded(example)
+            if check.report.num_problems > before:
                 check.report.num_examples -= 1
-                what = str(error).removeprefix(f"line {example.line} (record {example.record}): ")
-                check.report.add(example.line, example.record, what)
                 continue
             check.lengths.extend(len(sequence.token_ids) for sequence in sequences)
         if len(check.shown) < show:
             check.shown.append(Shown(example, sequences))
+    if not (check.report.num_examples or check.report.num_problems):
+        raise TrainingDataError(f"{path} holds no record: there is nothing to train on.")
     return check
 
 

@@ -6,9 +6,10 @@ the prompt of its chat template. Here the two are only put together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from glimmer.chat import Message
 from glimmer.errors import InvalidParameterError, TrainingDataError
@@ -20,6 +21,7 @@ from glimmer.training.data.report import Report
 IGNORED = -100
 """The label of a token that no loss counts."""
 TooLong = Literal["cut", "skip"]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -90,17 +92,18 @@ def encode(
     """
     _check(max_length, too_long)
     report = EncodingReport() if report is None else report
-    kept = []
+    kept, num_cut = [], 0
     for sequence in _sequences(example, chat, tokenizer):
         if len(sequence.token_ids) > max_length:
             if too_long == "skip":
                 report.num_skipped += 1
                 continue
-            report.num_cut += 1
             del sequence.token_ids[max_length:], sequence.labels[max_length:]
             if not sequence.num_trained:
                 raise _masked(example, max_length)
+            num_cut += 1
         kept.append(sequence)
+    report.num_cut += num_cut
     report.num_encoded += len(kept)
     report.num_tokens += sum(len(sequence.token_ids) for sequence in kept)
     report.num_trained_tokens += sum(sequence.num_trained for sequence in kept)
@@ -136,7 +139,6 @@ def encode_pair(
         if too_long == "skip":
             report.num_skipped += len(answers)
             return None
-        report.num_cut += cut
         answers = [answer[: max(0, max_length - len(prompt))] for answer in answers]
         if not all(answers):
             raise _masked(example, max_length)
@@ -145,6 +147,7 @@ def encode_pair(
             f"{_where(example)}: the chosen and the rejected answer are the same"
             + (f" in the first {max_length} tokens." if cut else ".")
         )
+    report.num_cut += cut
     report.num_encoded += len(answers)
     report.num_tokens += sum(len(prompt) + len(answer) for answer in answers)
     report.num_trained_tokens += sum(map(len, answers))
@@ -161,14 +164,11 @@ def encode_all(
     report: EncodingReport,
 ) -> Iterator[Encoded]:
     """The sequences of many examples; what cannot be encoded goes into ``report`` by its number."""
-    for example in examples:
-        report.num_examples += 1
-        try:
-            yield from encode(
-                example, chat, tokenizer, max_length, too_long=too_long, report=report
-            )
-        except TrainingDataError as error:
-            report.add(example.line, example.record, _what(error, example))
+
+    def encoded(example: Example) -> list[Encoded]:
+        return encode(example, chat, tokenizer, max_length, too_long=too_long, report=report)
+
+    return _each(encoded, examples, report)
 
 
 def encode_pairs(
@@ -181,17 +181,33 @@ def encode_pairs(
     report: EncodingReport,
 ) -> Iterator[EncodedPair]:
     """The same for preferences."""
+
+    def encoded(example: Example) -> list[EncodedPair]:
+        pair = encode_pair(example, chat, tokenizer, max_length, too_long=too_long, report=report)
+        return [] if pair is None else [pair]
+
+    return _each(encoded, examples, report)
+
+
+def _each(
+    encoded: Callable[[Example], list[T]], examples: Iterable[Example], report: EncodingReport
+) -> Iterator[T]:
     for example in examples:
         report.num_examples += 1
-        try:
-            pair = encode_pair(
-                example, chat, tokenizer, max_length, too_long=too_long, report=report
-            )
-        except TrainingDataError as error:
-            report.add(example.line, example.record, _what(error, example))
-            continue
-        if pair is not None:
-            yield pair
+        found: list[T] = []
+        with noting_problems(example, report):
+            found = encoded(example)
+        yield from found
+
+
+@contextmanager
+def noting_problems(example: Example, report: Report) -> Iterator[None]:
+    """What cannot be encoded inside the block goes into ``report`` by the example's number."""
+    try:
+        yield
+    except TrainingDataError as error:
+        what = str(error).removeprefix(f"{_where(example)}: ")
+        report.add(example.line, example.record, what)
 
 
 class _Located:
@@ -269,7 +285,3 @@ def _masked(example: Example, max_length: int) -> TrainingDataError:
 
 def _where(example: Example) -> str:
     return f"line {example.line} (record {example.record})"
-
-
-def _what(error: TrainingDataError, example: Example) -> str:
-    return str(error).removeprefix(f"{_where(example)}: ")

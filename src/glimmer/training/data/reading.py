@@ -32,6 +32,7 @@ def read(
 
     Raises:
         InvalidParameterError: an unknown format.
+        ModelNotFoundError: no such file.
         TrainingDataError: the file cannot be read at all, or records of it are broken.
     """
     if format not in FORMATS:

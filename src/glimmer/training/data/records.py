@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from glimmer.errors import TrainingDataError
+from glimmer.errors import ModelNotFoundError, TrainingDataError
 
 MAX_RECORD_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
@@ -40,9 +40,12 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
     """The records of a file, broken ones too; at most one of them is in memory.
 
     Raises:
-        TrainingDataError: no such file, an empty one, or one that cannot be cut into records.
+        ModelNotFoundError: no such file.
+        TrainingDataError: it is empty, cannot be read, or cannot be cut into records.
     """
     path = Path(path)
+    if not path.exists():
+        raise ModelNotFoundError(f"There is no file {path} of training data.")
     try:
         with path.open("rb") as stream:
             if stream.read(3) != codecs.BOM_UTF8:

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from glimmer.training.data import (
     Example,
     encode,
     encode_pair,
+    noting_problems,
     read,
 )
 from glimmer.training.text import TextSide
@@ -28,21 +30,21 @@ Row = dict[str, Any]
 _OPEN_PACKS = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrainingRows:
     """The rows of each example, in the files' order."""
 
     examples: list[list[Row]]
     num_cut: int = 0
-    """Rows that lost their end, for they were too long."""
+    """Rows of these files that lost their end, for they were too long."""
     num_skipped: int = 0
     """Rows that were left out for it."""
 
-    @property
+    @cached_property
     def rows(self) -> list[Row]:
         return [row for rows in self.examples for row in rows]
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of all ids and labels, so that it stands for text, template and tokenizer alike."""
         digest = hashlib.sha256()
@@ -108,12 +110,8 @@ def read_rows(files: Sequence[Path], config: FinetuneConfig, text: TextSide) -> 
     for file in files:
         report = EncodingReport()
         for example in read(file, config.data_format, columns=columns, report=report):
-            try:
+            with noting_problems(example, report):
                 rows = _rows(example, config, text, report)
-            except TrainingDataError as error:
-                what = str(error).partition(": ")[2]  # the report names the line itself
-                report.add(example.line, example.record, what)
-            else:
                 examples += [rows] if rows else []
         report.raise_problems(file)
         num_cut += report.num_cut

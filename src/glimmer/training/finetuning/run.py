@@ -56,9 +56,9 @@ class Finetuned:
     checkpoint: Path | None
     """Where a stopped run goes on from (``resume``); None for one that reached its end."""
     num_cut: int
-    """Training rows that lost their end, for they were longer than ``max_length``."""
+    """Rows of the training files that lost their end, for they were longer than ``max_length``."""
     num_skipped: int
-    """Training rows that were left out for it."""
+    """Rows that were left out for it."""
     is_main: bool
     """Whether this process is the one that writes and speaks."""
 
