@@ -120,7 +120,8 @@ def test_examples_load_and_tell_their_memory(
                         on_processor=on_processor)  # fmt: skip
     assert choices["dtype"] == (wanted if wanted != "auto" else "float16")
     assert choices["method"] == config.method
-    assert choices["batch_size"] == config.batch_size * (2 if config.objective == "dpo" else 1)
+    assert choices["batch_size"] == config.batch_size
+    assert choices["objective"] == config.objective
     assert choices["length"] == config.max_length
     assert config.dtype in ("auto", choices["dtype"])
     for name in ("gradient_checkpointing", "lora_rank", "prefix_tokens", "prefix_projection"):

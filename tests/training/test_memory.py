@@ -125,9 +125,41 @@ def test_activations_grow_as_they_must(family: str, method: Any) -> None:
     assert with_it.activations < without.activations
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora", "ptuning", "freeze", "full"])
+def test_preferences_take_two_texts_and_perhaps_two_networks(method: Any) -> None:
+    one, pair = plan("chatglm3", method=method), plan("chatglm3", method=method, objective="dpo")
+    # The adapter can be left out for a moment; another method has changed the network itself.
+    again = 0 if method in ("lora", "qlora") else plan("chatglm3", method="full").weights
+    assert (one.reference, pair.reference) == (0, again)
+    assert pair.peak == (
+        pair.weights + pair.gradients + pair.optimizer + pair.activations + pair.reference
+    )
+    assert (pair.weights, pair.optimizer, pair.disk) == (one.weights, one.optimizer, one.disk)
+    on_gpu = plan("chatglm3", method=method, objective="dpo", device="gpu")
+    assert on_gpu.activations < pair.activations
+    # Log-probabilities are made in tiles: a vocabulary of many words takes no more of them.
+    wide = replace(tiny_architecture("chatglm3"), vocab_size=150_000)
+    choices = replace(CHOICES, method=method, length=250, batch_size=40)
+    found = all_families()["chatglm3"]
+    whole = plan_finetuning(wide, found, replace(choices, batch_size=80)).activations
+    tiled = plan_finetuning(wide, found, replace(choices, objective="dpo")).activations
+    assert tiled < 0.7 * whole
+
+
+def test_the_command_tells_the_second_network(run: Any) -> None:
+    asked = ("plan", "chatglm3-6b", "--finetune", "full", "--objective", "dpo", "--length", "512")
+    report = json.loads(run(*asked, "--json").stdout)
+    assert report["bytes"]["reference"] == report["bytes"]["weights"]
+    table = run(*asked).stdout
+    assert "full (dpo)" in table
+    assert "the network as it was, which dpo compares with" in table
+    assert "2 x 512 tokens" in table
+
+
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
+        ({"objective": "kto"}, "objective must be one of sft, dpo"),
         ({"length": 257}, "at most the 256 tokens"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"lora_rank": 0}, "lora_rank must be at least 1"),
@@ -201,6 +233,7 @@ def test_it_says_whether_a_run_fits(run: Any, monkeypatch: pytest.MonkeyPatch) -
     ("arguments", "said"),
     [
         (["--device", "gpu"], "--device needs --finetune"),
+        (["--objective", "dpo"], "--objective needs --finetune"),
         (["--rank", "4"], "--rank needs --finetune"),
         (["--gradient-checkpointing"], "--gradient-checkpointing needs --finetune"),
         (["--finetune", "lora", "--context", "4K"], "--context is about answering"),
@@ -358,7 +391,7 @@ def status(key):
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
-config, method, length, checkpointing = json.loads(sys.argv[1])
+config, method, length, checkpointing, objective = json.loads(sys.argv[1])
 torch.manual_seed(0)
 torch.set_num_threads(1)
 a = torch.randn(64, 64, requires_grad=True)
@@ -376,6 +409,30 @@ elif method == "freeze":
 if checkpointing:
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable()
+plain = model.get_base_model() if method == "lora" else model
+reference = None
+if objective == "dpo":
+    from trl.trainer.utils import add_fused_lm_head
+    outputs = ("log_probs", "entropy", "mean_logits", "is_top1")  # as its DPOTrainer has it
+    add_fused_lm_head(plain, outputs=outputs)
+    if method != "lora":
+        reference = GlmForCausalLM(GlmConfig(**config)).requires_grad_(False)
+        add_fused_lm_head(reference)
+
+def loss_of(ids, mask):
+    given = dict(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False)
+    if objective == "sft":
+        return model(**given).loss
+    chosen, rejected = model(**given, fused_lm_head=True).log_probs.sum(1).chunk(2)
+    with torch.no_grad():
+        if reference is not None:
+            before = reference(**given, fused_lm_head=True)
+        else:
+            with model.disable_adapter():
+                before = model(**given, fused_lm_head=True)
+    better, worse = before.log_probs.sum(1).chunk(2)
+    return -torch.nn.functional.logsigmoid(0.1 * (chosen - better - rejected + worse)).mean()
+
 model.train()
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=False)
 ids = torch.randint(1, config["vocab_size"], (2, length))
@@ -383,7 +440,7 @@ mask = torch.ones_like(ids)
 mask[0, -5:] = 0
 for _ in range(2):
     for _ in range(2):
-        model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False).loss.backward()
+        loss_of(ids, mask).backward()
     optimizer.step()
     optimizer.zero_grad()
 print(status("VmHWM") - before)
@@ -391,9 +448,10 @@ print(status("VmHWM") - before)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", ["lora", "freeze", "full"])
-def test_the_measured_peak_of_a_step(method: Any, checkpointing: bool) -> None:
+def test_the_measured_peak_of_a_step(method: Any, checkpointing: bool, objective: Any) -> None:
     """The plan is within a twentieth of what a real step takes, where freed memory is given back at
     once: by default glibc holds on to much of it."""
     pytest.importorskip("peft")
@@ -404,11 +462,11 @@ def test_the_measured_peak_of_a_step(method: Any, checkpointing: bool) -> None:
         head_dim=64, intermediate_size=1536, max_position=1024,
     )  # fmt: skip
     choices = FinetuneChoices(
-        method=method, batch_size=2, length=512, dtype="float32",
-        gradient_checkpointing=checkpointing,
+        method=method, objective=objective, batch_size=2 if objective == "sft" else 1, length=512,
+        dtype="float32", gradient_checkpointing=checkpointing,
     )  # fmt: skip
     planned = plan_finetuning(architecture, all_families()["chatglm3"], choices).peak
-    argument = json.dumps([glm_config(architecture), method, 512, checkpointing])
+    argument = json.dumps([glm_config(architecture), method, 512, checkpointing, objective])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _MEASURE, argument],
         capture_output=True, text=True, check=True,

@@ -38,6 +38,13 @@ def plan(
         Literal["lora", "qlora", "ptuning", "freeze", "full"] | None,
         typer.Option(help="Tell what training takes instead.", rich_help_panel=_FINETUNE),
     ] = None,
+    objective: Annotated[
+        Literal["sft", "dpo"] | None,
+        typer.Option(
+            help="sft: from answers; dpo: from preferences, of two texts each [sft].",
+            rich_help_panel=_FINETUNE,
+        ),
+    ] = None,
     device: Annotated[
         Literal["cpu", "gpu"] | None,
         typer.Option(
@@ -46,7 +53,8 @@ def plan(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Texts at once [1].", rich_help_panel=_FINETUNE)
+        int | None,
+        typer.Option(min=1, help="Texts or pairs at once [1].", rich_help_panel=_FINETUNE),
     ] = None,
     length: Annotated[
         str | None,
@@ -97,6 +105,8 @@ def plan(
 ) -> None:
     """Tell the memory a model takes on this machine. Downloads nothing, loads nothing."""
     choices = {
+        "objective": objective,
+        "device": device,
         "batch_size": batch_size,
         "length": None if length is None else parse_tokens(length),
         "lora_rank": rank,
@@ -112,12 +122,10 @@ def plan(
         serving = {"--context": context is not None, "--batch": batch != 1,
                    "--weights": weights != "auto", "--kv": kv != "float16"}  # fmt: skip
         _refuse(serving, "is about answering, and --finetune about training: leave it out")
-        given = {"method": finetune, **choices}
-        print_finetune_plan(model, family, device or "cpu", given, as_json)
+        print_finetune_plan(model, family, {"method": finetune, **choices}, as_json)
         return
-    training = {"device": device, **choices}
     named = {f"--{name.replace('lora_', '').replace('_', '-')}": value is not None
-             for name, value in training.items()}  # fmt: skip
+             for name, value in choices.items()}  # fmt: skip
     _refuse(named, "needs --finetune")
     from glimmer import native
     from glimmer.cli import terminal

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glimmer.training.memory import FinetuneChoices, FinetunePlan
@@ -18,7 +18,6 @@ LIBRARIES_BYTES = 512 << 20
 def print_finetune_plan(
     model: str,
     family: str | None,
-    device: Literal["cpu", "gpu"],
     choices: Mapping[str, Any],
     as_json: bool,
 ) -> None:
@@ -32,23 +31,24 @@ def print_finetune_plan(
 
     memory = memory_of(model, family=family)
     given = {name: value for name, value in choices.items() if value is not None}
+    on_processor = given.get("device", "cpu") == "cpu"
     stored = _most(memory.stored, memory.architecture.weight_shapes())
     dtype = base_dtype(
-        given["method"], given.get("dtype", "auto"), stored, on_processor=device == "cpu"
+        given["method"], given.get("dtype", "auto"), stored, on_processor=on_processor
     )
     given["dtype"] = _kept(stored) if dtype == "auto" else dtype
     if "length" not in given:
         given["length"] = min(memory.architecture.max_position, FinetuneChoices().length)
     chosen = FinetuneChoices(**given)
     plan = plan_finetuning(memory.architecture, all_families()[memory.family], chosen)
-    free = native.available_memory() if device == "cpu" else None
+    free = native.available_memory() if on_processor else None
     fits = None if free is None else plan.peak + LIBRARIES_BYTES <= free
     if as_json:
-        report = _report(memory.name, memory.family, device, chosen, plan)
+        report = _report(memory.name, memory.family, chosen, plan)
         report |= {"available_bytes": free, "fits": fits}
         terminal.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         return
-    terminal.tables().print(_table(memory.name, memory.family, device, chosen, plan, free))
+    terminal.tables().print(_table(memory.name, memory.family, chosen, plan, free))
     if fits is not None:
         terminal.write("It fits.\n" if fits else f"It does not fit. {_advice(chosen)}\n")
 
@@ -77,9 +77,7 @@ def _advice(chosen: FinetuneChoices) -> str:
     return f"Less takes {', '.join(option for option, less in smaller.items() if less)}."
 
 
-def _report(
-    name: str, family: str, device: str, chosen: FinetuneChoices, plan: FinetunePlan
-) -> dict[str, Any]:
+def _report(name: str, family: str, chosen: FinetuneChoices, plan: FinetunePlan) -> dict[str, Any]:
     from dataclasses import asdict
 
     numbers = asdict(plan)
@@ -87,7 +85,7 @@ def _report(
     return {
         "model": name,
         "family": family,
-        "device": device,
+        "device": chosen.device,
         "choices": asdict(chosen),
         **{key: numbers.pop(key) for key in counts},
         "bytes": numbers,
@@ -99,7 +97,6 @@ def _report(
 def _table(
     name: str,
     family: str,
-    device: str,
     chosen: FinetuneChoices,
     plan: FinetunePlan,
     free: int | None,
@@ -109,7 +106,8 @@ def _table(
     from glimmer.cli.quantities import show_bytes, show_count
 
     share = 100 * plan.trained_parameters / plan.total_parameters
-    texts = f"{chosen.batch_size} x {chosen.length} tokens, {chosen.dtype}"
+    count = chosen.num_tokens // chosen.length
+    texts = f"{count} x {chosen.length} tokens, {chosen.dtype}"
     checkpointed = ", with gradient checkpointing" if chosen.gradient_checkpointing else ""
     form: str = chosen.dtype
     if chosen.method == "qlora":
@@ -122,12 +120,17 @@ def _table(
         ("peak", plan.peak, "all of these; PyTorch and its libraries come on top"),
         ("disk", plan.disk, f"{show_bytes(plan.result)} of it the result"),
     ]
-    if device == "cpu":
+    if plan.reference:
+        rows.insert(
+            4, ("reference", plan.reference, "the network as it was, which dpo compares with")
+        )
+    if chosen.device == "cpu":
         rows.append(("free", free, "main memory of this machine"))
     table = Table.grid(padding=(0, 2))
     table.add_row("model", name, family)
-    where = {"cpu": "on a processor", "gpu": "on a GPU"}[device]
-    table.add_row("method", chosen.method, where)
+    where = {"cpu": "on a processor", "gpu": "on a GPU"}[chosen.device]
+    kind = "" if chosen.objective == "sft" else f" ({chosen.objective})"
+    table.add_row("method", chosen.method + kind, where)
     table.add_row(
         "trained",
         show_count(plan.trained_parameters),

@@ -7,6 +7,7 @@ from typing import Literal
 Method = Literal["lora", "qlora", "ptuning", "freeze", "full"]
 Objective = Literal["sft", "dpo"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Device = Literal["cpu", "gpu"]
 
 
 def base_dtype(

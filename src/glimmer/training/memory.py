@@ -24,6 +24,11 @@ All is counted as Transformers, PEFT and PyTorch's AdamW lay it out. For b texts
                  With gradient checkpointing a layer keeps its input alone, c h, and one layer at a
                  time is computed again.
 
+DPO reads two texts for each preference, 2 b of them, and asks the network as it was what it thinks
+of them: its weights once more, but not with LoRA, which can be left out for a moment. Instead of
+the logits there are the inputs of the head, c h for each token, and tiles of t = min(4096, n)
+tokens: c 32768 t bytes, and on a processor 33 more for each of t min(32768, V) log-probabilities.
+
 h: hidden size, q: all query heads, kv: all KV heads, f: intermediate size, V: vocabulary, L:
 layers, r: rank. The sum is an upper bound of what is held at one time: gradients come while
 activations go, unless several passes make one step, as a run is set up by default.
@@ -40,11 +45,12 @@ from glimmer.architecture import Architecture
 from glimmer.errors import InvalidParameterError
 from glimmer.families import Family
 from glimmer.families.weight_map import Layout
-from glimmer.training.choices import Dtype, Method
+from glimmer.training.choices import Device, Dtype, Method, Objective
 
 _BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NF4_BYTES = 0.5 + (1 + 4 / 256) / 64
 _ADAPTER_BYTES = 4
+_TILE_TOKENS, _TILE_WORDS, _TILE_BYTES = 4096, 32768, 33  # of TRL's fused head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +58,10 @@ class FinetuneChoices:
     """What a run is told, as its config names it."""
 
     method: Method = "lora"
+    objective: Objective = "sft"
+    device: Device = "cpu"
     batch_size: int = 1
+    """Texts, or preferences of two texts each."""
     length: int = 2048
     """Tokens of each text."""
     dtype: Dtype = "bfloat16"
@@ -65,6 +74,11 @@ class FinetuneChoices:
     trained_layers: int = 2
     keep_checkpoints: int = 2
 
+    @property
+    def num_tokens(self) -> int:
+        """Of a batch."""
+        return self.batch_size * self.length * (2 if self.objective == "dpo" else 1)
+
     def check(self, a: Architecture) -> None:
         """Raise InvalidParameterError for values that are out of their range."""
         for name in ("batch_size", "length", "lora_rank", "prefix_tokens", "trained_layers"):
@@ -72,11 +86,12 @@ class FinetuneChoices:
                 raise InvalidParameterError(
                     f"{name} must be at least 1, but it is {getattr(self, name)}."
                 )
-        if self.method not in get_args(Method):
-            raise InvalidParameterError(
-                f"The method must be one of {', '.join(get_args(Method))}, but it is "
-                f"{self.method!r}."
-            )
+        for name, kinds in (("method", Method), ("objective", Objective), ("device", Device)):
+            if getattr(self, name) not in get_args(kinds):
+                raise InvalidParameterError(
+                    f"The {name} must be one of {', '.join(get_args(kinds))}, but it is "
+                    f"{getattr(self, name)!r}."
+                )
         if self.length > a.max_position:
             raise InvalidParameterError(
                 f"The length must be at most the {a.max_position} tokens that the model was built "
@@ -98,6 +113,8 @@ class FinetunePlan:
     gradients: int
     optimizer: int
     activations: int
+    reference: int
+    """Weights of the network that DPO compares with, where it is held a second time."""
     total_parameters: int
     """Of the network, and of what a method adds to it."""
     trained_parameters: int
@@ -109,7 +126,7 @@ class FinetunePlan:
     @property
     def peak(self) -> int:
         """Without the program and its libraries."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + self.activations + self.reference
 
     @property
     def disk(self) -> int:
@@ -186,12 +203,14 @@ def plan_finetuning(a: Architecture, family: Family, choices: FinetuneChoices) -
     else:
         trained = network
     number = _ADAPTER_BYTES if added else size
+    compares = choices.objective == "dpo" and choices.method not in ("lora", "qlora")
     result = number * trained if added else size * network
     return FinetunePlan(
         weights=base + _ADAPTER_BYTES * added,
         gradients=number * trained,
         optimizer=2 * number * trained,
         activations=_activations(a, layers, choices),
+        reference=base if compares else 0,
         total_parameters=network + added,
         trained_parameters=trained,
         result=result,
@@ -216,7 +235,7 @@ def _activations(
     a: Architecture, layers: Sequence[list[LinearLayer]], choices: FinetuneChoices
 ) -> int:
     """Bytes, of all tokens of a batch."""
-    size, tokens = _BYTES[choices.dtype], choices.batch_size * choices.length
+    size, tokens = _BYTES[choices.dtype], choices.num_tokens
     first = a.num_layers - choices.trained_layers if choices.method == "freeze" else 0
     kept = [
         _layer_bytes(a, n, modules, choices)
@@ -228,8 +247,16 @@ def _activations(
         a.experts.intermediate_size * a.experts.num_experts_per_token if a.experts else 0,
     )
     backward = 4 * size * width  # gradients inside an MLP
-    logits = (12 + size) * a.vocab_size
+    logits: float = (12 + size) * a.vocab_size
     end = 4 * a.hidden_size + (2 * size * a.hidden_size if choices.method == "full" else 0)
+    if choices.objective == "dpo":
+        logits = size * _TILE_WORDS
+        if choices.device == "cpu":
+            logits += _TILE_BYTES * min(a.vocab_size, _TILE_WORDS)
+        logits *= min(tokens, _TILE_TOKENS) / tokens
+        if choices.method == "full":
+            logits += 4 * a.vocab_size * a.hidden_size / tokens  # the head's gradient, summed up
+        end += size * a.hidden_size
     if choices.gradient_checkpointing:
         per_token = a.num_layers * size * a.hidden_size + max(logits, max(kept) + backward)
     else:
