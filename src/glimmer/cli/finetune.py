@@ -46,16 +46,26 @@ def finetune(
         list[Path] | None,
         typer.Option(help="File to evaluate on; repeatable.", rich_help_panel=_WHAT),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(rich_help_panel=_HOW)] = None,
-    epochs: Annotated[float | None, typer.Option(rich_help_panel=_HOW)] = None,
-    max_steps: Annotated[int | None, typer.Option(rich_help_panel=_HOW)] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="At its peak. Default: the method's own.", rich_help_panel=_HOW),
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the data [3].", rich_help_panel=_HOW)
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="End after so many steps instead.", rich_help_panel=_HOW)
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Rows per process and pass.", rich_help_panel=_HOW)
     ] = None,
     max_length: Annotated[
         int | None, typer.Option(help="Longest text in tokens.", rich_help_panel=_HOW)
     ] = None,
-    seed: Annotated[int | None, typer.Option(rich_help_panel=_HOW)] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of added weights, order and dropout [42].", rich_help_panel=_HOW),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto or cpu.", rich_help_panel=_HOW)] = None,
     settings: Annotated[
         list[str] | None,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from glimmer.errors import TrainingError
-from glimmer.training.finetuning.callbacks import LossGuard, ProgressBar
+from glimmer.training.finetuning import callbacks
+from glimmer.training.finetuning.callbacks import LossGuard, ProgressBar, StopOnSignal
 
 
 def log(guard: LossGuard, step: int, loss: float, norm: float) -> None:
@@ -44,6 +47,36 @@ def test_a_scaled_gradient_may_overflow() -> None:
 
 def test_other_logs_are_left_alone() -> None:
     LossGuard(scaled=False).on_log(None, None, None, logs={"eval_loss": 0.0})
+
+
+def test_a_second_ctrl_c_ends_at_once_but_not_the_same_one_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+    stop = StopOnSignal()
+    before = signal.getsignal(signal.SIGINT)
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        clock[0] += 0.5  # a launcher hands on what the terminal sent to all of them
+        os.kill(os.getpid(), signal.SIGTERM)
+        clock[0] += 1.0
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+    def ended(step: int) -> tuple[bool, bool]:
+        """Whether the run is stopped behind this step of ten, and whether it is saved."""
+        control = SimpleNamespace(should_save=False, should_training_stop=False)
+        stop.stopped = False
+        stop.on_step_end(
+            SimpleNamespace(world_size=1), SimpleNamespace(global_step=step, max_steps=10), control
+        )
+        assert stop.stopped == control.should_training_stop
+        return control.should_training_stop, control.should_save
+
+    assert ended(9) == (True, True)
+    assert ended(10) == (False, False)  # which has reached its end
 
 
 def test_the_bar_is_for_terminals_alone() -> None:

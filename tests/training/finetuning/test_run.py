@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import glimmer
 from glimmer import hf
@@ -84,6 +86,43 @@ def test_lora_lowers_the_loss_and_leaves_a_plain_adapter(model: Path, tmp_path: 
     changed = [p for name, p in tuned.named_parameters() if "lora_B" in name]
     assert len(changed) == 2 * 6  # q k v o, gate_up and down of both layers
     assert all(parameter.abs().max() > 0 for parameter in changed)
+
+
+def test_the_drift_is_what_the_old_answers_lose(model: Path, tmp_path: Path) -> None:
+    """Computed apart, from the files; and asking changes nothing of the training."""
+    from peft import PeftModel
+
+    data = tuning.answers(tmp_path / "a.jsonl")
+    config = tuning.settings(
+        tmp_path, model, data, max_steps=4, lora_dropout=0.2, guard=True, guard_max_tokens=5,
+        guard_prompts=["the fox", "你好"],
+    )  # fmt: skip
+    terminal = io.StringIO()
+    result = finetune(config, console=Console(file=terminal, force_terminal=True, width=120))
+    assert f"Loading {model}"[:100] in terminal.getvalue()
+    assert terminal.getvalue().count("Asking the forgetting guard's questions") >= 2
+    silent = config.model_copy(update={"output": tmp_path / "silent", "guard": False})
+    assert finetune(silent).losses == result.losses
+
+    file = config.output / "checkpoints" / "answers_before.json"
+    asked = [(a["prompt_ids"], a["answer_ids"]) for a in json.loads(file.read_text())]
+    assert all(len(answer) <= 5 for _, answer in asked)
+
+    def loss(network: Any) -> float:
+        total = 0.0
+        for prompt, answer in asked:
+            with torch.no_grad():
+                logits = network(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+            expected = torch.tensor(answer)
+            total += torch.nn.functional.cross_entropy(logits, expected, reduction="sum").item()
+        return total
+
+    before = loss(hf.load(model, dtype="float32"))
+    after = loss(PeftModel.from_pretrained(hf.load(model, dtype="float32"), config.output).eval())
+    assert result.drift is not None
+    count = sum(len(answer) for _, answer in asked)
+    assert result.drift.per_token == pytest.approx((after - before) / count, abs=1e-3)
+    assert result.drift.per_token > 0.01
 
 
 @pytest.mark.parametrize(

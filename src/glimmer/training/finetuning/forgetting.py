@@ -7,8 +7,8 @@ run, the new model reads the old answers: the loss per token that they gained is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,10 @@ class ForgettingGuard(TrainerCallback):
         prompts: Sequence[str],
         max_tokens: int,
         threshold: float,
+        asking: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
+        """``asking`` goes around the questions: it may tell what is done meanwhile."""
+        self._asking = asking
         self._text = text
         self._file = file
         self._prompts = tuple(prompts) or PROMPTS
@@ -97,7 +100,7 @@ class ForgettingGuard(TrainerCallback):
         after = self._ask(model)
         rows: list[dict[str, Any]] = []
         gained, tokens = 0.0, 0
-        with _asking(model):
+        with _undisturbed(model):
             for old, new in zip(self._before, after, strict=True):
                 change = _loss(model, old.prompt_ids, old.answer_ids) - old.loss
                 count = len(old.answer_ids)
@@ -114,7 +117,7 @@ class ForgettingGuard(TrainerCallback):
         return Drift(round(gained / tokens, 4), self._threshold, rows)
 
     def _ask(self, model: Any) -> list[Answer]:
-        with _asking(model):
+        with self._asking(), _undisturbed(model):
             return [self._answer(model, prompt) for prompt in self._prompts]
 
     def _answer(self, model: Any, prompt: str) -> Answer:
@@ -154,7 +157,7 @@ def _device(model: Any) -> torch.device:
 
 
 @contextmanager
-def _asking(model: Any) -> Iterator[None]:
+def _undisturbed(model: Any) -> Iterator[None]:
     """No dropout, no gradients, and the training's random numbers stay as they are."""
     training = model.training
     model.eval()

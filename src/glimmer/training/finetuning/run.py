@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,9 +120,10 @@ def _train(
     checkpoint: Path | None,
     console: Console,
 ) -> Finetuned:
-    trainer = make_trainer(config, text, data, held_out)
+    with _status(console, f"Loading {config.model} ..."):
+        trainer = make_trainer(config, text, data, held_out)
     parameters = count_parameters(trainer.model)
-    guard, stop = _guard(config, text), StopOnSignal()
+    guard, stop = _guard(config, text, console), StopOnSignal()
     bar = ProgressBar(console)
     scaled = config.mixed_precision == "fp16"
     for callback in (LossGuard(scaled=scaled), OwnIntervals(), guard, stop, bar):
@@ -188,7 +190,13 @@ def _read(config: FinetuneConfig, text: TextSide) -> tuple[TrainingRows, Trainin
     return data.split(config.eval_share, config.seed) if config.eval_share else (data, None)
 
 
-def _guard(config: FinetuneConfig, text: TextSide) -> ForgettingGuard | None:
+def _status(console: Console, doing: str) -> AbstractContextManager[object]:
+    """Shown on a terminal while it lasts, by the first process."""
+    first = int(os.environ.get("RANK", "0")) == 0
+    return console.status(doing) if first and console.is_terminal else nullcontext()
+
+
+def _guard(config: FinetuneConfig, text: TextSide, console: Console) -> ForgettingGuard | None:
     # DeepSpeed's third stage leaves no weights where a question could be asked.
     if not config.guard or config.deepspeed is not None:
         return None
@@ -198,6 +206,7 @@ def _guard(config: FinetuneConfig, text: TextSide) -> ForgettingGuard | None:
         prompts=config.guard_prompts,
         max_tokens=config.guard_max_tokens,
         threshold=config.guard_threshold,
+        asking=lambda: _status(console, "Asking the forgetting guard's questions ..."),
     )
 
 
