@@ -172,6 +172,18 @@ def test_texts_that_are_all_too_short(tokenizer: ChatGLMTokenizer) -> None:
         Corpus(encode(["x"], tokenizer), marks, Objective(), 96, name="texts that are held out")
 
 
+def test_rows_of_single_spans_are_full(tokenizer: ChatGLMTokenizer) -> None:
+    """A [gMASK] takes two tokens more than its text: no room is kept for other spans."""
+    objective = Objective(mix={"gmask": 1})
+    marks = SentenceMarks.of(tokenizer)
+    corpus = Corpus(encode([" ".join(TEXTS)], tokenizer), marks, objective, 64)
+    assert max(map(len, corpus.texts)) == 62
+    rows = TrainingRows(corpus, objective, blank_tokens(tokenizer), 64, 3, seed=1)
+    assert (
+        max(np.count_nonzero(rows.row(i).pieces != PADDING) for i in range(len(rows.packed))) == 64
+    )
+
+
 def test_rows_depend_on_seed_and_number_alone(tokenizer: ChatGLMTokenizer) -> None:
     first, second = (rows_of(tokenizer, TEXTS, seed=1) for _ in range(2))
     count = first.rows_per_pass

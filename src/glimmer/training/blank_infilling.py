@@ -105,13 +105,21 @@ class Objective:
                 raise InvalidParameterError(f"{name} must be {allowed}, but it is {value}.")
 
     @property
+    def takes_several(self) -> bool:
+        """Whether there are texts of which several spans are taken out."""
+        return any(self.mix.get(kind, 0) > 0 for kind in ("mask", "smask"))
+
+    @property
     def true_mean_span_length(self) -> float:
         """Mean of the Poisson distribution without its zeros."""
         return self.mean_span_length / -math.expm1(-self.mean_span_length)
 
     def most_spans(self, length: int) -> int:
-        """A bound on the spans taken out of a text, for a place that is known beforehand. It is
-        half as many again as there are on average and two more: hardly ever reached."""
+        """A bound on the spans that the mix takes out of a text, so that its place is known before
+        they are drawn: half as many again as there are on average, and two more. It is hardly ever
+        reached."""
+        if not self.takes_several:
+            return 1
         wanted = self.masked_share * length
         return min(math.ceil(1.5 * wanted / self.true_mean_span_length) + 2, max(length, 1))
 

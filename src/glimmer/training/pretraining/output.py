@@ -139,7 +139,7 @@ def complete(folder: Path, tokenizer: ChatGLMTokenizer) -> None:
 def tell_blanks(model: Any, config: PretrainConfig) -> None:
     """Have the network's config say whether it learns to fill several blanks of a text. A base may
     have learnt it before."""
-    if config.mix.get("mask", 0) > 0 or config.mix.get("smask", 0) > 0:
+    if config.objective.takes_several:
         setattr(model.config, SEVERAL_BLANKS, True)
 
 
