@@ -89,6 +89,19 @@ def test_methods_and_sampling(served: Server) -> None:
     assert ended.status_code == 200
 
 
+def test_a_fill_that_runs_in_a_circle_says_so(served: Server, path: Path) -> None:
+    word = glimmer.load(path, num_threads=1).tokenizer.encode("o")[-1]
+    values = {"prompt": "a [MASK] b", "logit_bias": {str(word): 100}, "max_tokens": 200}
+    (choice,) = ask(served, **values).json()["choices"]
+    (fill,) = choice["fills"]
+    assert len(fill["text"]) < 200
+    assert (fill["finish_reason"], fill["stop_reason"]) == ("length", "repetition")
+    assert choice["finish_reason"] == "length"
+    (choice,) = ask(served, **values, loop_guard=False).json()["choices"]
+    assert "stop_reason" not in choice["fills"][0]
+    assert len(choice["fills"][0]["text"]) == 200
+
+
 @pytest.mark.parametrize(
     ("values", "status", "said"),
     [

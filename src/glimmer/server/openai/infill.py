@@ -89,12 +89,14 @@ async def _events(
 
 def _whole(text: BlankText, fills: list[RequestOutput], tokenizer: Tokenizer) -> dict[str, Any]:
     reasons = [shape.finish_reason(fill) for fill in fills]
+    told: list[dict[str, Any]] = []
+    for blank, fill, reason in zip(text.blanks, fills, reasons, strict=True):
+        told.append({"blank": blank, "text": fill.text, "finish_reason": reason})
+        if fill.finish_reason == "repetition":
+            told[-1]["stop_reason"] = "repetition"
     return {
         "index": 0,
         "text": text.completed(fills, tokenizer),
-        "fills": [
-            {"blank": blank, "text": fill.text, "finish_reason": reason}
-            for blank, fill, reason in zip(text.blanks, fills, reasons, strict=True)
-        ],
+        "fills": told,
         "finish_reason": next((reason for reason in reasons if reason != "stop"), "stop"),
     }
