@@ -270,7 +270,7 @@ def test_a_base_has_its_own_tokenizer(tmp_path: Path) -> None:
         ({"preset": "6B"}, "preset"),
         ({"hidden": 100, "heads": 3}, "a multiple of 4"),
         ({"base": "x", "layers": 2, "hidden": 8}, "has its own layers, hidden"),
-        ({"base": "x", "preset": "5M"}, "base has its own preset"),
+        ({"base": "x", "preset": "10M"}, "base has its own preset"),
         ({"base": "x", "vocab_size": 900}, "base has its own vocab_size"),
         ({"tokenizer": "x", "vocab_size": 900}, "tokenizer has its own vocab_size"),
         ({"held_out": "x", "held_out_share": 0.1}, "held_out or held_out_share, not both"),
@@ -286,6 +286,13 @@ def test_a_base_has_its_own_tokenizer(tmp_path: Path) -> None:
 def test_wrong_settings(tmp_path: Path, values: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidParameterError, match=said):
         config_of(tmp_path, **values)
+
+
+def test_a_config_that_was_told_in_full_is_allowed(tmp_path: Path) -> None:
+    """As report.json has it."""
+    for given in ({"base": "x"}, {"tokenizer": "x"}, {"held_out": "x"}):
+        config = config_of(tmp_path, **given)
+        assert load_pretrain_config(None, config.model_dump(mode="json")) == config
 
 
 @pytest.mark.parametrize(
